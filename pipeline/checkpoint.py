@@ -1,0 +1,128 @@
+"""The one owner of checkpoints: reserve, write, hash, publish, prune; verified restore on any number of processes.
+
+A checkpoint holds whole fp32 tensors by parameter name, spread over one safetensors file a process, so what eight
+GPUs wrote under ZeRO-3 one CPU can resume. Nothing in it is a pickle.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.engine import Runtime
+from pipeline.files import digest_of, sync, write_json
+from pipeline.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def save(directory: Path, step: int, tensors: Iterable[tuple[str, Tensor]], progress: dict, keep: int, runtime: Runtime) -> Path:
+    """Publish `directory/step-NNNNNNNN` and prune all but the `keep` newest, the new one included.
+
+    tensors: (key, whole tensor) pairs, the same on every process (producing one may gather it). Pair i is written
+    by process i modulo the number of processes. A process killed at any moment leaves the published ones whole.
+    """
+    staged = directory / f".step-{step:08d}"
+    final = directory / f"step-{step:08d}"
+    if runtime.is_main:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+    runtime.barrier()
+    _write_share(staged, tensors, runtime)
+    runtime.barrier()
+    if runtime.is_main:
+        _publish(staged, final, step, progress)
+        _prune(directory, keep)
+    runtime.barrier()
+    return final
+
+
+def _write_share(staged: Path, tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> None:
+    from safetensors.torch import save_file
+
+    share = {}
+    for index, (key, tensor) in enumerate(tensors):
+        if index % runtime.world_size == runtime.rank:
+            share[key] = tensor.detach().float().cpu().contiguous().clone()
+    path = staged / f"tensors-{runtime.rank:05d}.safetensors"
+    save_file(share, path)
+    sync(path)
+
+
+def _publish(staged: Path, final: Path, step: int, progress: dict) -> None:
+    files = {path.name: {"size": path.stat().st_size, "sha256": digest_of(path)} for path in sorted(staged.iterdir())}
+    write_json(staged / MANIFEST, {"step": step, "progress": progress, "files": files})
+    sync(staged)
+    if final.exists():  # written by this very run before a fall-back to an older one
+        shutil.rmtree(final)
+    os.replace(staged, final)
+    sync(final.parent)
+
+
+def _prune(directory: Path, keep: int) -> None:
+    for old in published(directory)[:-keep]:
+        shutil.rmtree(old)
+
+
+def published(directory: Path) -> list[Path]:
+    """Published checkpoints, oldest first."""
+    return sorted(path for path in directory.glob("step-*") if (path / MANIFEST).is_file())
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What differs between a checkpoint and its manifest, or None where it verifies."""
+    files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+    for name, expected in files.items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != expected["size"]:
+            return f"{path} is missing or has another size"
+        if digest_of(path) != expected["sha256"]:
+            return f"{path} has another sha256"
+    return None
+
+
+def newest(directory: Path, runtime: Runtime) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, chosen by process 0 for all, and what was wrong with newer ones.
+
+    Raises:
+        UserError: there are checkpoints and none verifies.
+    """
+    candidates = published(directory)[::-1]
+    damages: list[str] = []
+    chosen = len(candidates)
+    if runtime.is_main:
+        for chosen, candidate in enumerate(candidates):
+            wrong = damage(candidate)
+            if wrong is None:
+                break
+            damages.append(wrong)
+        else:
+            chosen = len(candidates)
+    chosen = runtime.agree(chosen)
+    if chosen < len(candidates):
+        return candidates[chosen], damages
+    if candidates:
+        raise UserError(f"no checkpoint in {directory} verifies: {'; '.join(damages)[:300]}\nway out: delete it to start over")
+    return None, []
+
+
+class Reader:
+    """Tensors and progress of one published checkpoint, read by key."""
+
+    def __init__(self, checkpoint: Path):
+        from safetensors import safe_open
+
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        self.path = checkpoint
+        self.step: int = manifest["step"]
+        self.progress: dict = manifest["progress"]
+        self._files = [safe_open(checkpoint / name, framework="pt") for name in manifest["files"]]
+        self._owner = {key: file for file in self._files for key in file.keys()}
+
+    def __call__(self, key: str) -> Tensor:
+        if key not in self._owner:
+            raise UserError(f"the checkpoint {self.path} holds no {key!r}: it belongs to another model or optimizer")
+        return self._owner[key].get_tensor(key)

@@ -1,0 +1,202 @@
+"""The one training loop: a generator of optimizer steps that knows no recipe by name.
+
+Follow a batch: `_micro_batches` takes samples by global index, `_turn` sums a recipe's loss over them and its engine
+updates one net. `fit` (in fit.py) consumes what `steps` yields: it logs, evaluates and saves.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.ema import Ema
+from pipeline.engine import Engine, NonFinite, Runtime, build_engine
+from pipeline.plan import Batches
+from pipeline.recipe import Batch, Clock, Recipe, Split, Sum, derived_seed
+from pipeline.schedule import learning_rate_factor
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one optimizer step did; every figure is global.
+
+    step: updates done, this one included; samples: samples seen since the run's beginning; sums: for each
+    `turn/part` of the loss its (sum, count); gradient_norms: of each turn's net, before clipping;
+    learning_rates: AdamW's, a turn; stop: a process was asked to stop.
+    """
+
+    step: int
+    samples: int
+    sums: dict[str, Sum]
+    gradient_norms: dict[str, float]
+    learning_rates: dict[str, float]
+    stop: bool
+
+
+class Trainer:
+    """The nets of a recipe on this launcher: one engine and, where asked, one EMA a turn."""
+
+    def __init__(self, recipe: Recipe, runtime: Runtime):
+        self.recipe, self.runtime, self.training = recipe, runtime, recipe.training
+        self.batches = Batches.derive(recipe.training, runtime.world_size)
+        torch.manual_seed(derived_seed(self.training.seed, "weights"))
+        nets = recipe.nets()
+        self.engines: dict[str, Engine] = {
+            turn: build_engine(nets[turn], recipe.optimizers[turn], self.training, self.batches, runtime)
+            for turn in recipe.turns
+        }
+        decay = self.training.ema_decay
+        self.emas = {turn: Ema(engine.masters(), decay) for turn, engine in self.engines.items()} if decay else {}
+
+    def nets(self, learning: str | None = None) -> dict[str, nn.Module]:
+        """The nets by name; the one that learns is the module whose forward feeds its engine's gradients."""
+        return {turn: e.forward if turn == learning else e.module for turn, e in self.engines.items()}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything a checkpoint holds, whole and by name; every process must exhaust it."""
+        for turn, engine in self.engines.items():
+            for key, tensor in engine.state(("weight", "exp_avg", "exp_avg_sq", "momentum_buffer")):
+                yield f"{turn}/{key}", tensor
+            for name, buffer in engine.module.named_buffers():
+                yield f"{turn}/buffer/{name}", buffer
+            if turn in self.emas:
+                yield from self._shadows(turn)
+
+    def _shadows(self, turn: str) -> Iterator[tuple[str, Tensor]]:
+        with self.emas[turn].swapped():
+            for key, tensor in self.engines[turn].state(("weight",)):
+                yield f"{turn}/ema/{key.removeprefix('weight/')}", tensor
+
+    def load(self, read, step: int) -> None:
+        """Restore what `tensors` gave, through `read(key)`, as it was after `step` updates."""
+        for turn, engine in self.engines.items():
+            if turn in self.emas:  # shadows first: they pass through the masters
+                engine.load(lambda key, turn=turn: _shadow_or_state(read, turn, key), step)
+                self.emas[turn] = Ema(engine.masters(), self.training.ema_decay)
+            engine.load(lambda key, turn=turn: read(f"{turn}/{key}"), step)
+            for name, buffer in engine.module.named_buffers():
+                buffer.copy_(read(f"{turn}/buffer/{name}").to(buffer.dtype))
+
+    def weights(self, turn: str, ema: bool = False) -> dict[str, Tensor]:
+        """Whole fp32 CPU copies of the trainable weights of one net, by parameter name, on process 0 alone."""
+        pairs = self._shadows(turn) if ema else self.engines[turn].state(("weight",))
+        prefix = f"{turn}/ema/" if ema else "weight/"
+        kept = {}
+        for key, tensor in pairs:
+            if self.runtime.is_main:
+                kept[key.removeprefix(prefix)] = tensor.detach().float().cpu().clone()
+        return kept
+
+
+def _shadow_or_state(read, turn: str, key: str) -> Tensor:
+    name = key.removeprefix("weight/")
+    return read(f"{turn}/ema/{name}") if name != key else read(f"{turn}/{key}")
+
+
+def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterator[StepInfo]:
+    """Train from update `start` to `max_steps`, yielding after each update.
+
+    Raises:
+        NonFinite: on every process, before the update that would have used a loss or gradient that is not finite.
+    """
+    recipe, runtime, training = trainer.recipe, trainer.runtime, trainer.training
+    data = recipe.data()
+    for step in range(start, training.max_steps):
+        micro_batches = _micro_batches(recipe, data, trainer.batches, runtime, step, training.train_batch_size)
+        sums, norms, rates, stop = {}, {}, {}, False
+        for turn in recipe.turns:
+            factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
+            parts, stop = _turn(trainer, turn, micro_batches, step, stop_asked())
+            norms[turn] = trainer.engines[turn].update(factor)
+            rates[turn] = recipe.optimizers[turn].learning_rate * factor
+            sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
+            if turn in trainer.emas:
+                trainer.emas[turn].update()
+        yield StepInfo(step + 1, (step + 1) * training.train_batch_size, sums, norms, rates, stop)
+
+
+def _micro_batches(
+    recipe: Recipe, data: Split, batches: Batches, runtime: Runtime, step: int, step_samples: int
+) -> list[tuple[int, Batch]]:
+    """This process's (global micro-batch number, batch) pairs: micro-batch g of a step holds samples g * micro onwards.
+
+    Processes take turns, so that N processes and one process that accumulates N times see the same micro-batches.
+    """
+    pairs = []
+    for accumulated in range(batches.accumulation):
+        number = accumulated * runtime.world_size + runtime.rank
+        first = step * step_samples + number * batches.micro
+        pairs.append((number, recipe.collate([data.item(index) for index in range(first, first + batches.micro)])))
+    return pairs
+
+
+def _turn(
+    trainer: Trainer, turn: str, micro_batches: list[tuple[int, Batch]], step: int, stop: bool
+) -> tuple[dict[str, Sum], bool]:
+    """Accumulate the gradient of sum / count, the count taken over the whole step and all processes."""
+    recipe, runtime, engine = trainer.recipe, trainer.runtime, trainer.engines[turn]
+    for name, other in trainer.engines.items():
+        other.learns(name == turn)
+    nets = trainer.nets(turn)
+    counted = sum(recipe.count(turn, batch) for _, batch in micro_batches)
+    count = runtime.sum(torch.tensor(float(counted), device=runtime.device))
+    totals: dict[str, Tensor] = {}
+    for number, batch in micro_batches:
+        clock = _clock(trainer, turn, step, number)
+        batch = {key: value.to(runtime.device, non_blocking=True) for key, value in batch.items()}
+        last = number == micro_batches[-1][0]
+        engine.opens(last)
+        with engine.precision():
+            loss = recipe.loss(turn, nets, batch, clock)
+        engine.backward(loss.total * (runtime.world_size / count), last)
+        for part, value in {"loss": loss.total.detach(), **loss.parts}.items():
+            totals[part] = totals.get(part, 0) + value.float()
+    # The only wait for the device before the update: sums, count and the stop flag travel together.
+    flag = torch.tensor(float(stop), device=runtime.device)
+    *values, stops = runtime.sum(torch.stack([*totals.values(), flag])).tolist()
+    if not all(map(math.isfinite, values)):
+        raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
+    return {part: Sum(value, float(count)) for part, value in zip(totals, values, strict=True)}, bool(stops)
+
+
+def _clock(trainer: Trainer, turn: str, step: int, number: int) -> Clock:
+    """Seed every generator that a forward may draw from: a function of (seed, turn, step, micro-batch) alone."""
+    seed = derived_seed(trainer.training.seed, turn, step, number)
+    torch.manual_seed(seed)
+    samples = step * trainer.training.train_batch_size + number * trainer.batches.micro
+    return Clock(step, samples, torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
+    """The recipe's held-out figures over the whole split, the same at any batch size and number of processes."""
+    recipe, runtime, size = trainer.recipe, trainer.runtime, trainer.training.per_device_eval_batch_size
+    nets = trainer.nets()
+    modes = {name: net.training for name, net in nets.items()}
+    for net in nets.values():
+        net.eval()
+    figures: dict[str, Sum] = {}
+    rounds = math.ceil(split.length / (size * runtime.world_size))
+    for number in range(rounds):
+        first = (number * runtime.world_size + runtime.rank) * size
+        indices = range(first, min(first + size, split.length))
+        # Under ZeRO-3 a forward gathers weights, so a process with nothing left still takes part and is not counted.
+        batch = recipe.collate([split.item(index) for index in indices or range(1)])
+        batch = {key: value.to(runtime.device) for key, value in batch.items()}
+        generator = torch.Generator().manual_seed(derived_seed(trainer.training.seed, "evaluate", first))
+        with next(iter(trainer.engines.values())).precision():
+            found = recipe.evaluate(nets, batch, Clock(step, first, generator))
+        for name, figure in found.items():
+            counted = figure if indices else Sum(0.0, 0.0)
+            figures[name] = figures.get(name, Sum(0.0, 0.0)) + counted
+    for name, net in nets.items():
+        net.train(modes[name])
+    return _reduced(figures, runtime)
+
+
+def _reduced(figures: dict[str, Sum], runtime: Runtime) -> dict[str, Sum]:
+    flat = torch.tensor([[f.total, f.count] for f in figures.values()], dtype=torch.float64, device=runtime.device)
+    pairs = runtime.sum(flat).tolist()
+    return {name: Sum(*pair) for name, pair in zip(figures, pairs, strict=True)}
