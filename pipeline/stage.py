@@ -1,0 +1,203 @@
+"""Running one stage: decide, verify its inputs, run it, publish. A chain of idempotent stages needs no engine."""
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TextIO
+
+from pipeline import artifact, provenance
+from pipeline.artifact import Artifact, Decision
+from pipeline.config import load, read_yaml
+from pipeline.errors import UserError, nearest
+from pipeline.files import write_json
+from pipeline.terminal import divert, report_error
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe.
+
+    module: holds `check(config)` and `run(context) -> metrics`; identity: the settings that decide its output;
+    inputs: upstream stages; launched: trains on all processes, through `accelerate launch`.
+    """
+
+    name: str
+    module: str
+    identity: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+    launched: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's `run` is given.
+
+    inputs: upstream stage -> its published, verified directory; out: an empty directory, published by rename when
+    `run` returns; checkpoints: a directory that survives an interruption; logs: for metrics.jsonl and log files;
+    terminal: for progress; made: facts on how it was made (speeds, memory), which no digest covers.
+    """
+
+    config: Any
+    stage: Stage
+    inputs: dict[str, Path]
+    out: Path
+    checkpoints: Path
+    logs: Path
+    terminal: TextIO
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...]]:
+    """The validated config at `path` and its stages in order; the family is the YAML's `recipe`.
+
+    Raises:
+        UserError: no such family, or whatever pipeline.config.load refuses.
+    """
+    family = family_of(path)
+    config = load(family.CONFIG, path, overrides)
+    return config, family.stages(config)
+
+
+def family_of(path: Path) -> ModuleType:
+    _, tree = read_yaml(path)
+    name = tree.get("recipe")
+    root = Path(__file__).parent.parent / "recipes"
+    families = sorted(child.parent.name for child in root.glob("*/__init__.py"))
+    if name not in families:
+        raise UserError(f"recipe: {name!r} in {path} names no family\n{nearest(str(name), families)}")
+    return importlib.import_module(f"recipes.{name}")
+
+
+def directory_of(config: Any, stage: str) -> Path:
+    return Path(config.run.output_dir) / stage
+
+
+def checkpoints_of(config: Any, stage: str) -> Path:
+    return Path(config.run.output_dir) / "checkpoints" / stage
+
+
+def decisions(config: Any, stages: tuple[Stage, ...]) -> dict[str, Decision]:
+    """What running each stage would do now; a stage behind one that is still to be made is decided again then."""
+    digests: dict[str, str | None] = {}
+    found: dict[str, Decision] = {}
+    for stage in stages:
+        made = directory_of(config, stage.name)
+        inputs = {name: digests[name] for name in stage.inputs}
+        found[stage.name] = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
+        published = artifact.read(made)
+        digests[stage.name] = published.digest if published and found[stage.name].action == "up to date" else None
+    return found
+
+
+def check_all(config: Any, stages: tuple[Stage, ...], found: dict[str, Decision]) -> None:
+    """Everything that can be refused, refused before any stage runs: conflicts, permissions, each stage's own check."""
+    refuse_conflicts(found)
+    check_writable(Path(config.run.output_dir))
+    for stage in stages:
+        if found[stage.name].action != "up to date":
+            importlib.import_module(stage.module).check(config)
+
+
+def refuse_conflicts(found: dict[str, Decision]) -> None:
+    for name, decision in found.items():
+        if decision.action == "conflict":
+            raise UserError(
+                f"{name} is there but differs: {decision.reason[:600]}\n"
+                f"way out: another run.output_dir, or `--replace {name}` to discard it and what was made from it"
+            )
+
+
+def check_writable(directory: Path) -> None:
+    """Raises UserError where the nearest existing parent of `directory` does not let us write."""
+    parent = directory.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"no permission to write in {parent}\nway out: run.output_dir=DIRECTORY that is yours")
+
+
+def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: TextIO) -> Artifact | None:
+    """Run one stage on this process and publish it; None on the processes beside process 0.
+
+    Raises:
+        UserError: an upstream artifact is missing or damaged, or the stage's own check refuses.
+    """
+    inputs = {name: _verified(config, name, stage) for name in stage.inputs}
+    module = importlib.import_module(stage.module)
+    module.check(config)
+    output = Path(config.run.output_dir)
+    staged, checkpoints = output / ".partial" / stage.name, checkpoints_of(config, stage.name)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_main:
+        _reserve(staged, checkpoints, stage, inputs)
+    directories = {name: made.path for name, made in inputs.items()}
+    context = Context(config, stage, directories, staged, checkpoints, output / "logs", terminal)
+    started = time.time()
+    metrics = module.run(context)
+    if not is_main:
+        return None
+    description = {
+        "stage": stage.name,
+        "identity": stage.identity,
+        "inputs": {name: {"path": f"../{name}", "digest": made.digest} for name, made in inputs.items()},
+        "metrics": metrics,
+        "config": json.loads(config.model_dump_json()),
+        "made": {**provenance.collect(started), **context.made},
+    }
+    return artifact.publish(staged, directory_of(config, stage.name), description)
+
+
+def _verified(config: Any, name: str, stage: Stage) -> Artifact:
+    directory = directory_of(config, name)
+    made = artifact.read(directory)
+    if made is None:
+        raise UserError(f"{stage.name} needs {name}, and {directory} is not there\nway out: `headwater run` makes it first")
+    wrong = artifact.damage(made)
+    if wrong:
+        raise UserError(f"{wrong}\nway out: `headwater run RECIPE --replace {name}`")
+    return made
+
+
+def _reserve(staged: Path, checkpoints: Path, stage: Stage, inputs: dict[str, Artifact]) -> None:
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    if stage.launched:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        started = {"identity": stage.identity, "inputs": {name: made.digest for name, made in inputs.items()}}
+        write_json(checkpoints / "identity.json", started)
+
+
+def main(name: str) -> None:
+    """`python -m MODULE recipe.yaml [section.key=value ...]`: one stage alone, on any launcher. Exits 0, 1 or 2."""
+    sys.exit(run_alone(name, sys.argv[1:]))
+
+
+def run_alone(name: str, arguments: list[str]) -> int:
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: python -m MODULE recipe.yaml [section.key=value ...]  (stage {name})", file=sys.stderr)
+        return 2
+    logs = None
+    try:
+        config, stages = open_recipe(Path(arguments[0]), arguments[1:])
+        stage = next((stage for stage in stages if stage.name == name), None)
+        if stage is None:
+            raise UserError(f"{arguments[0]} has no stage {name}\nit has: {', '.join(s.name for s in stages)}")
+        found = {name: decisions(config, stages)[name]}
+        refuse_conflicts(found)
+        check_writable(Path(config.run.output_dir))
+        if found[name].action == "up to date":
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"{name}: up to date")
+            return 0
+        logs = Path(config.run.output_dir) / "logs"
+        terminal = divert(logs / f"{name}.log")
+        execute(config, stages, stage, terminal)
+        return 0
+    except Exception as error:
+        return report_error(error, logs, name)

@@ -1,0 +1,40 @@
+"""The language-model family: which stages a recipe has, what decides each one's output, and what it is made from."""
+
+from typing import Any
+
+from pipeline.config import Section, identity
+from pipeline.lm_config import LanguageModelConfig
+from pipeline.stage import Stage
+
+CONFIG = LanguageModelConfig
+
+
+def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
+    """Every stage that this config asks for, in an order in which inputs come first."""
+    scratch = config.model.architecture is not None
+    origin = "tokenizer" if scratch else "base"
+    base = "pretrain" if config.pretrain else "base"
+    tuned = "finetune" if config.finetune else base
+    found = [
+        Stage("tokenizer", "pipeline.train_tokenizer", _of(config, "corpus", "tokenizer"))
+        if scratch
+        else Stage("base", "pipeline.base", _of(config, "model")),
+        Stage("tokenize", "pipeline.tokenize", _of(config, "corpus", "chat"), (origin,)),
+    ]
+    if config.pretrain:
+        found.append(Stage("pretrain", "pipeline.pretrain", _of(config, "model", "pretrain"), (origin, "tokenize"), True))
+    if config.finetune:
+        found.append(Stage("finetune", "pipeline.finetune", _of(config, "finetune"), (base, "tokenize"), True))
+    models = tuple(dict.fromkeys((base, tuned)))
+    found.append(Stage("evaluate", "pipeline.evaluate", _of(config, "evaluate"), (*models, "tokenize")))
+    found.append(Stage("generate", "pipeline.generate", _of(config, "generate"), models))
+    if config.export:
+        found.append(Stage("export", "pipeline.export", _of(config, "export"), (*models, "evaluate", "generate")))
+    found.append(Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found)))
+    return tuple(found)
+
+
+def _of(config: LanguageModelConfig, *names: str) -> dict[str, Any]:
+    """The identity of the named sections that this config has."""
+    sections: dict[str, Section | None] = {name: getattr(config, name) for name in names}
+    return {name: identity(section) for name, section in sections.items() if section is not None}
