@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -99,6 +100,27 @@ def stop_runtime() -> None:
     """Leave the process group; without it a finished ZeRO-3 run can end with a non-zero code."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def open_trackers(names: tuple[str, ...], run_name: str, logs: Path, config: dict[str, Any]) -> list[Any]:
+    """accelerate's trackers by name, each with `log(values, step)` and `finish()`; their files go below `logs`.
+
+    Raises:
+        UserError: the package of one is not installed.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+
+    opened = []
+    for name in names:
+        try:
+            filter_trackers([name], logging_dir=logs)
+            needs_directory = LOGGER_TYPE_TO_CLASS[name].requires_logging_directory
+            tracker = LOGGER_TYPE_TO_CLASS[name](run_name, *([logs] if needs_directory else []))
+        except (ImportError, ValueError) as error:
+            raise UserError(f"run.trackers: {name} cannot be opened: {error}\nway out: pip install {name}") from None
+        tracker.store_init_configuration({key: str(value) for key, value in config.items()})
+        opened.append(tracker)
+    return opened
 
 
 class Engine(Protocol):

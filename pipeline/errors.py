@@ -13,3 +13,7 @@ def nearest(given: str, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"choices: {', '.join(choices)}"
+
+
+class Interrupted(Exception):
+    """Training stopped because it was asked to, after saving; exit code 3, and the same command resumes."""

@@ -68,6 +68,8 @@ class Recipe(Protocol):
     turns: tuple[str, ...]  # nets updated within a step, in order: ("model",) or ("critic", "generator")
     optimizers: dict[str, Optimizer]  # the update rule of each turn's net
     zero_stages: tuple[int, ...]  # ZeRO stages this recipe is tested under; others are refused by name
+    unit: str  # what rates count: "tokens", "images"
+    units_per_sample: int
     flops_per_sample: float  # of forward and backward over all turns; 0: not reported
 
     def data(self) -> Split: ...

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.errors import UserError
+from pipeline.errors import Interrupted, UserError
 
 
 def divert(log: Path) -> TextIO:
@@ -27,10 +27,10 @@ def divert(log: Path) -> TextIO:
 
 
 def report_error(error: Exception, logs: Path | None, name: str) -> int:
-    """Leave the error where the launching command finds it, and return the exit code: 2 the user's, 1 ours."""
-    code = 2 if isinstance(error, UserError) else 1
-    text = str(error) if code == 2 else "".join(traceback.format_exception(error))
-    print(f"error: {text}" if code == 2 else text, file=sys.stderr, flush=True)
+    """Leave the error where the launching command finds it, and return the exit code: 2 the user's, 3 stopped on request, 1 ours."""
+    code = {UserError: 2, Interrupted: 3}.get(type(error), 1)
+    text = "".join(traceback.format_exception(error)) if code == 1 else str(error)
+    print(text if code == 1 else f"error: {text}", file=sys.stderr, flush=True)
     if logs is not None:
         try:
             (logs / f"{name}.error").write_text(f"{code}\n{text}")

@@ -1,0 +1,118 @@
+"""What happens around the loop: resume, log, evaluate held-out samples, save, stop when asked."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import checkpoint
+from pipeline.engine import NonFinite, Runtime
+from pipeline.errors import Interrupted, UserError
+from pipeline.loop import StepInfo, Trainer, evaluate, steps
+from pipeline.progress import Bar, Log, Meter
+from pipeline.recipe import Recipe, Split, Sum
+from pipeline.stage import Context
+
+
+def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
+    """Train `recipe` to its last step, resuming from the newest checkpoint that verifies.
+
+    Raises:
+        UserError: the launcher's ZeRO stage is not one the recipe is tested under; no checkpoint verifies.
+        NonFinite: the loss or a gradient; the message names the checkpoint that a later run resumes from.
+        Interrupted: a signal asked to stop; a checkpoint was written first.
+    """
+    check_zero_stage(recipe.zero_stages, runtime.zero_stage)
+    trainer = Trainer(recipe, runtime)
+    start = _resume(trainer, context)
+    run = context.config.run
+    log = Log.open(context.logs, context.stage.name, start, run.trackers, context.config, runtime)
+    meter = Meter(recipe, runtime.world_size)
+    asked = _listen()
+    progress = Bar(context, recipe, start)
+    try:
+        for info in steps(trainer, start, asked):
+            meter.add(info)
+            done = info.step == recipe.training.max_steps
+            if done or info.step % run.logging_steps == 0:
+                log.write(info.step, figures := meter.take(info))
+                progress.show(info.step, figures)
+            if run.eval_steps and info.step % run.eval_steps == 0 and not done:
+                log.write(info.step, held_out_means(trainer, run.eval_samples, info.step))
+                meter.pause()
+            if done or info.stop or info.step % run.save_steps == 0:
+                _save(trainer, context, info)
+                meter.pause()
+            if info.stop and not done:
+                raise Interrupted(f"stopped on request after step {info.step}; the same command resumes there")
+    except NonFinite as error:
+        raise NonFinite(f"{error}; {_last(context)}") from None
+    finally:
+        progress.close()
+    log.write(recipe.training.max_steps, held_out_means(trainer, run.eval_samples, recipe.training.max_steps))
+    log.close()
+    context.made.update(meter.summary(), launcher=runtime.describe(), world_size=runtime.world_size)
+    return trainer
+
+
+def check_zero_stage(tested: tuple[int, ...], stage: int | None) -> None:
+    """Raises UserError for a ZeRO stage that the recipe does not declare."""
+    if stage and stage not in tested:
+        names = " or ".join(f"launch/zero{number}.yaml" for number in tested)
+        raise UserError(f"this recipe is not tested under ZeRO-{stage}\nway out: --launch {names} or launch/ddp.yaml")
+
+
+def held_out_means(trainer: Trainer, samples: int, step: int) -> dict[str, float]:
+    """`eval_` means over the first `samples` held-out samples (0: all of them)."""
+    split = trainer.recipe.held_out()
+    if split is None:
+        return {}
+    figures: dict[str, Sum] = evaluate(trainer, First(split, min(samples or split.length, split.length)), step)
+    return {f"eval_{name}": figure.mean for name, figure in figures.items()}
+
+
+@dataclass(frozen=True)
+class First:
+    """The first `length` samples of a split."""
+
+    split: Split
+    length: int
+
+    def item(self, index: int) -> dict[str, Any]:
+        return self.split.item(index)
+
+
+def _resume(trainer: Trainer, context: Context) -> int:
+    """Restore the newest checkpoint that verifies; return the updates already done."""
+    found, damages = checkpoint.newest(context.checkpoints, trainer.runtime)
+    for damaged in damages:
+        context.terminal.write(f"warning: {damaged}; falling back to {found.name if found else 'nothing'}\n")
+    if found is None:
+        return 0
+    reader = checkpoint.Reader(found)
+    trainer.load(reader, reader.step)
+    context.terminal.write(f"{context.stage.name}: resuming after step {reader.step}\n")
+    return reader.step
+
+
+def _save(trainer: Trainer, context: Context, info: StepInfo) -> None:
+    started = time.perf_counter()
+    progress = {"samples": info.samples}
+    keep = context.config.run.save_total_limit
+    checkpoint.save(context.checkpoints, info.step, trainer.tensors(), progress, keep, trainer.runtime)
+    spent = context.made.get("checkpoint_seconds", 0.0) + time.perf_counter() - started
+    context.made["checkpoint_seconds"] = round(spent, 3)
+
+
+def _last(context: Context) -> str:
+    published = checkpoint.published(context.checkpoints)
+    return f"the last checkpoint is {published[-1]}" if published else "no checkpoint was written yet"
+
+
+def _listen() -> Callable[[], bool]:
+    """A function that says whether SIGTERM, SIGINT or SIGUSR1 (Slurm's notice) has arrived."""
+    arrived: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda received, frame: arrived.append(received))
+    return lambda: bool(arrived)
