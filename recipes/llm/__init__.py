@@ -22,14 +22,22 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
         Stage("tokenize", "pipeline.tokenize", _of(config, "corpus", "chat"), (origin,)),
     ]
     if config.pretrain:
-        found.append(Stage("pretrain", "pipeline.pretrain", _of(config, "model", "pretrain"), (origin, "tokenize"), True))
+        found.append(
+            Stage(
+                "pretrain", "pipeline.pretrain", _of(config, "model", "pretrain"), (origin, "tokenize"), True
+            )
+        )
     if config.finetune:
-        found.append(Stage("finetune", "pipeline.finetune", _of(config, "finetune"), (base, "tokenize"), True))
+        found.append(
+            Stage("finetune", "pipeline.finetune", _of(config, "finetune"), (base, "tokenize"), True)
+        )
     models = tuple(dict.fromkeys((base, tuned)))
     found.append(Stage("evaluate", "pipeline.evaluate", _of(config, "evaluate"), (*models, "tokenize")))
     found.append(Stage("generate", "pipeline.generate", _of(config, "generate"), models))
     if config.export:
-        found.append(Stage("export", "pipeline.export", _of(config, "export"), (*models, "evaluate", "generate")))
+        found.append(
+            Stage("export", "pipeline.export", _of(config, "export"), (*models, "evaluate", "generate"))
+        )
     found.append(Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found)))
     return tuple(found)
 

@@ -1,0 +1,259 @@
+"""The `headwater` command: run, plan, status, verify, one verb a stage, export --push, chat."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="headwater", description="From raw data to a published model, one recipe file."
+    )
+    top.add_argument("--version", action="version", version=f"headwater {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    run = _recipe_verb(verbs, "run", "run every stage that is not up to date")
+    run.add_argument(
+        "--dry-run", action="store_true", help="print the decision for every stage and do nothing"
+    )
+    run.add_argument(
+        "--replace", metavar="STAGE", help="discard this stage and what was made from it, then run"
+    )
+    run.add_argument(
+        "--launch", type=Path, metavar="FILE", help="accelerate launch file of the training stages"
+    )
+    stage = _recipe_verb(verbs, "stage", "run one stage alone: headwater stage NAME RECIPE", named=True)
+    stage.add_argument("--launch", type=Path, metavar="FILE", help="accelerate launch file")
+    plan = _recipe_verb(verbs, "plan", "check everything, estimate memory, time and disk; no weights")
+    plan.add_argument("--gpus", type=int, default=None, help="processes to plan for; default: this machine's")
+    plan.add_argument("--launch", type=Path, metavar="FILE", help="accelerate launch file to plan for")
+    status = _recipe_verb(verbs, "status", "each stage's state, directory and metrics")
+    status.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    verify = verbs.add_parser("verify", help="re-hash an artifact and everything it was made from")
+    verify.add_argument("directory", type=Path)
+    export = verbs.add_parser("export", help="upload a run's export to the Hub")
+    export.add_argument("run", type=Path, help="the run's output directory, or the export itself")
+    export.add_argument(
+        "--push", metavar="USER/NAME", required=True, help="the repository; private unless --public"
+    )
+    export.add_argument("--public", action="store_true", help="create the repository public")
+    chat = verbs.add_parser("chat", help="talk to a run's model in the terminal", add_help=False)
+    chat.add_argument("arguments", nargs=argparse.REMAINDER)
+    return top
+
+
+def _recipe_verb(verbs: Any, name: str, text: str, named: bool = False) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text)
+    if named:
+        verb.add_argument("name", metavar="STAGE")
+    verb.add_argument("recipe", type=Path, help="a YAML file such as recipes/llm/quickstart.yaml")
+    verb.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file"
+    )
+    return verb
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    try:
+        return VERBS[given.verb](given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _open(given: argparse.Namespace) -> tuple[Any, tuple]:
+    from pipeline.stage import open_recipe
+
+    if getattr(given, "launch", None):
+        given.overrides = [*given.overrides, f"run.launch={given.launch}"]
+    return open_recipe(given.recipe, given.overrides)
+
+
+def _run(given: argparse.Namespace) -> int:
+    from pipeline.stage import check_all, decisions
+
+    config, stages = _open(given)
+    if given.replace:
+        _replace(config, stages, given.replace, given.dry_run)
+    found = decisions(config, stages)
+    if given.dry_run:
+        for stage in stages:
+            print(f"{stage.name:12} {found[stage.name].action:11} {found[stage.name].reason}")
+        return 0
+    if all(decision.action == "up to date" for decision in found.values()):
+        print(f"{config.run.output_dir}: all {len(stages)} stages are up to date, nothing to do")
+        return 0
+    check_all(config, stages, found)
+    _save_config(config)
+    for stage in stages:
+        code = _run_stage(config, stages, stage, given)
+        if code:
+            return code
+    from pipeline.status import summary
+
+    print(summary(config, stages))
+    return 0
+
+
+def _save_config(config: Any) -> None:
+    import yaml
+
+    path = Path(config.run.output_dir) / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_none=True)), sort_keys=False))
+
+
+def _replace(config: Any, stages: tuple, name: str, dry_run: bool) -> None:
+    from pipeline.artifact import discard
+    from pipeline.errors import nearest
+    from pipeline.stage import checkpoints_of, directory_of
+
+    if name not in {stage.name for stage in stages}:
+        raise UserError(f"--replace {name}: no such stage\n{nearest(name, [stage.name for stage in stages])}")
+    gone = {name}
+    for stage in stages:
+        if gone & set(stage.inputs):
+            gone.add(stage.name)
+    for stage in stages:
+        if stage.name in gone and directory_of(config, stage.name).exists():
+            print(
+                f"{stage.name}: {'would discard' if dry_run else 'discarding'} {directory_of(config, stage.name)}"
+            )
+    for stage in () if dry_run else [stage for stage in stages if stage.name in gone]:
+        discard(directory_of(config, stage.name))
+        discard(checkpoints_of(config, stage.name))
+
+
+def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace) -> int:
+    """One stage in a process of its own: its memory is its own, and a training stage gets its launcher."""
+    from pipeline.artifact import read
+    from pipeline.launch import launch_command, launch_environment, read_launch
+    from pipeline.stage import decisions, directory_of, refuse_conflicts
+
+    found = decisions(config, stages)[stage.name]
+    refuse_conflicts({stage.name: found})
+    if found.action == "up to date":
+        print(f"{stage.name}: up to date")
+        return 0
+    arguments = [str(given.recipe), *given.overrides]
+    command = [sys.executable, "-m", stage.module, *arguments]
+    if stage.launched:
+        command = launch_command(read_launch(config.run), stage.module, arguments)
+    print(f"{stage.name}: {'resuming' if found.action == 'resume' else 'running'}", flush=True)
+    logs = Path(config.run.output_dir) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / f"{stage.name}.error").unlink(missing_ok=True)
+    with open(logs / f"{stage.name}.launch.log", "w") as launcher_log:
+        process = subprocess.Popen(command, stderr=launcher_log, env=launch_environment())
+        code = _wait(process)
+    if code:
+        return _explain(stage.name, logs, code)
+    made = read(directory_of(config, stage.name))
+    assert made is not None, f"{stage.name} ended well and published nothing"
+    print(f"{stage.name}: done in {made.made['seconds']:.0f} s", flush=True)
+    return 0
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """The exit code; an interrupt is left to the stage, which saves first."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def _explain(name: str, logs: Path, code: int) -> int:
+    """Print a stage's own error, and return its exit code rather than its launcher's."""
+    error = logs / f"{name}.error"
+    if error.is_file():
+        first, _, text = error.read_text().partition("\n")
+        print(f"error: {name}: {text.strip()}", file=sys.stderr)
+        return int(first)
+    tail = "\n".join((logs / f"{name}.launch.log").read_text().splitlines()[-20:])
+    print(
+        f"error: {name} ended with code {code} and left no message; {logs / name}.log\n{tail}",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _stage(given: argparse.Namespace) -> int:
+    from pipeline.errors import nearest
+    from pipeline.stage import check_all, decisions
+
+    config, stages = _open(given)
+    chosen = [stage for stage in stages if stage.name == given.name]
+    if not chosen:
+        raise UserError(
+            f"{given.recipe} has no stage {given.name!r}\n{nearest(given.name, [s.name for s in stages])}"
+        )
+    found = decisions(config, stages)
+    check_all(config, tuple(chosen), {given.name: found[given.name]})
+    return _run_stage(config, stages, chosen[0], given)
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from pipeline.estimate import plan
+
+    if given.gpus:
+        given.overrides = [*given.overrides, f"run.num_processes={given.gpus}"]
+    config, stages = _open(given)
+    print(plan(config, stages))
+    return 0
+
+
+def _status(given: argparse.Namespace) -> int:
+    from pipeline.status import as_json, render_table, status
+
+    config, stages = _open(given)
+    rows = status(config, stages)
+    print(as_json(rows) if given.json else render_table(rows))
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from pipeline.artifact import verify_chain
+
+    for link in verify_chain(given.directory):
+        size = sum(file["size"] for file in link.files.values())
+        print(f"{link.stage:12} {link.digest[:16]} {len(link.files):4} files {size:12,} bytes: verified")
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    from pipeline.hub import run_push
+
+    run_push(given.run, given.push, given.public)
+    return 0
+
+
+def _chat(given: argparse.Namespace) -> int:
+    from pipeline.chat import run_chat
+
+    return run_chat(given.arguments)
+
+
+VERBS = {
+    "run": _run,
+    "stage": _stage,
+    "plan": _plan,
+    "status": _status,
+    "verify": _verify,
+    "export": _export,
+    "chat": _chat,
+}
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

