@@ -107,7 +107,9 @@ def verify_chain(directory: Path) -> list[Artifact]:
     for name, given in artifact.inputs.items():
         upstream = verify_chain((directory / given["path"]).resolve())
         if upstream[-1].digest != given["digest"]:
-            raise UserError(f"{directory} was made from another {name} than the one now in {upstream[-1].path}")
+            raise UserError(
+                f"{directory} was made from another {name} than the one now in {upstream[-1].path}"
+            )
         chain += [link for link in upstream if link.path not in {known.path for known in chain}]
     wrong = damage(artifact)
     if wrong:
@@ -123,7 +125,9 @@ class Decision:
     reason: str = ""
 
 
-def decide(final: Path, unfinished: Path, identity: dict[str, Any], inputs: dict[str, str | None]) -> Decision:
+def decide(
+    final: Path, unfinished: Path, identity: dict[str, Any], inputs: dict[str, str | None]
+) -> Decision:
     """Compare what is asked for with what is there.
 
     final: where the artifact is or will be; unfinished: directory of checkpoints of a run of it, with an
@@ -159,7 +163,11 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """`section.key: old -> new` for every leaf in which two settings trees differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
 
 

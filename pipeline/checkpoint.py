@@ -13,13 +13,20 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.engine import Runtime
-from pipeline.files import digest_of, sync, write_json
 from pipeline.errors import UserError
+from pipeline.files import digest_of, sync, write_json
 
 MANIFEST = "manifest.json"
 
 
-def save(directory: Path, step: int, tensors: Iterable[tuple[str, Tensor]], progress: dict, keep: int, runtime: Runtime) -> Path:
+def save(
+    directory: Path,
+    step: int,
+    tensors: Iterable[tuple[str, Tensor]],
+    progress: dict,
+    keep: int,
+    runtime: Runtime,
+) -> Path:
     """Publish `directory/step-NNNNNNNN` and prune all but the `keep` newest, the new one included.
 
     tensors: (key, whole tensor) pairs, the same on every process (producing one may gather it). Pair i is written
@@ -53,7 +60,10 @@ def _write_share(staged: Path, tensors: Iterable[tuple[str, Tensor]], runtime: R
 
 
 def _publish(staged: Path, final: Path, step: int, progress: dict) -> None:
-    files = {path.name: {"size": path.stat().st_size, "sha256": digest_of(path)} for path in sorted(staged.iterdir())}
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": digest_of(path)}
+        for path in sorted(staged.iterdir())
+    }
     write_json(staged / MANIFEST, {"step": step, "progress": progress, "files": files})
     sync(staged)
     if final.exists():  # written by this very run before a fall-back to an older one
@@ -105,7 +115,9 @@ def newest(directory: Path, runtime: Runtime) -> tuple[Path | None, list[str]]:
     if chosen < len(candidates):
         return candidates[chosen], damages
     if candidates:
-        raise UserError(f"no checkpoint in {directory} verifies: {'; '.join(damages)[:300]}\nway out: delete it to start over")
+        raise UserError(
+            f"no checkpoint in {directory} verifies: {'; '.join(damages)[:300]}\nway out: delete it to start over"
+        )
     return None, []
 
 
@@ -124,5 +136,7 @@ class Reader:
 
     def __call__(self, key: str) -> Tensor:
         if key not in self._owner:
-            raise UserError(f"the checkpoint {self.path} holds no {key!r}: it belongs to another model or optimizer")
+            raise UserError(
+                f"the checkpoint {self.path} holds no {key!r}: it belongs to another model or optimizer"
+            )
         return self._owner[key].get_tensor(key)

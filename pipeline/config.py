@@ -55,24 +55,34 @@ class Run(Section):
     eval_steps: int = how(0, "optimizer steps between two held-out evaluations; 0: only at the end", ge=0)
     eval_samples: int = how(128, "held-out samples of each evaluation during training; 0: all", ge=0)
     save_steps: int = how(100, "optimizer steps between two checkpoints", ge=1)
-    save_total_limit: int = how(2, "checkpoints kept; the oldest are pruned after a new one is published", ge=1)
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = how((), "trackers fed beside metrics.jsonl")
+    save_total_limit: int = how(
+        2, "checkpoints kept; the oldest are pruned after a new one is published", ge=1
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = how(
+        (), "trackers fed beside metrics.jsonl"
+    )
     threads: int | None = how(None, "CPU threads a process; none: cores divided by processes", ge=1)
 
 
 class Optimizer(Section):
     """One net's update rule, with Hugging Face's names."""
 
-    optim: Literal["adamw", "muon"] = what("adamw", "update rule; muon: hidden matrices by Muon, the rest by AdamW")
+    optim: Literal["adamw", "muon"] = what(
+        "adamw", "update rule; muon: hidden matrices by Muon, the rest by AdamW"
+    )
     learning_rate: float = what(..., "peak learning rate of AdamW", gt=0)
-    muon_learning_rate: float = what(0.02, "peak learning rate of Muon's matrices, spectral norm a step", gt=0)
+    muon_learning_rate: float = what(
+        0.02, "peak learning rate of Muon's matrices, spectral norm a step", gt=0
+    )
     muon_momentum: float = what(0.95, "Muon's momentum", ge=0, lt=1)
     adam_beta1: float = what(0.9, "AdamW's decay of the first moment", ge=0, lt=1)
     adam_beta2: float = what(0.95, "AdamW's decay of the second moment", ge=0, lt=1)
     adam_epsilon: float = what(1e-8, "AdamW's denominator floor", gt=0)
     weight_decay: float = what(0.0, "decoupled weight decay of matrices; vectors have none", ge=0)
     max_grad_norm: float = what(1.0, "gradients are scaled down to this global L2 norm; 0: never", ge=0)
-    lr_scheduler_type: Literal["constant", "linear", "cosine", "wsd"] = what("cosine", "shape after the warm-up")
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "wsd"] = what(
+        "cosine", "shape after the warm-up"
+    )
     warmup_steps: int = what(0, "optimizer steps of linear warm-up", ge=0)
     decay_steps: int = what(0, "wsd only: optimizer steps of the final linear decay", ge=0)
     min_lr_ratio: float = what(0.0, "learning rate at the last step over the peak", ge=0, le=1)
@@ -83,7 +93,9 @@ class Training(Optimizer):
 
     max_steps: int = what(..., "optimizer steps", ge=1)
     train_batch_size: int = what(..., "samples an optimizer step, over all processes and micro-batches", ge=1)
-    per_device_train_batch_size: int = how(8, "samples a micro-batch on one process; accumulation is derived", ge=1)
+    per_device_train_batch_size: int = how(
+        8, "samples a micro-batch on one process; accumulation is derived", ge=1
+    )
     per_device_eval_batch_size: int = how(16, "samples an evaluation batch on one process", ge=1)
     bf16: bool = what(True, "bfloat16 compute with fp32 master weights; false: fp32 throughout")
     gradient_checkpointing: bool = how(False, "recompute activations in the backward pass")
@@ -118,7 +130,9 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
         text = Path(path).read_text()
         tree = yaml.safe_load(text)
     except FileNotFoundError:
-        raise UserError(f"no recipe at {path}\nexpected: a YAML file such as recipes/llm/quickstart.yaml") from None
+        raise UserError(
+            f"no recipe at {path}\nexpected: a YAML file such as recipes/llm/quickstart.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from None
     except yaml.YAMLError as error:
@@ -131,7 +145,9 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
 def _apply(tree: dict[str, Any], override: str) -> None:
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
-        raise UserError(f"override {override!r} has no value\nexpected: section.key=value, such as pretrain.max_steps=10")
+        raise UserError(
+            f"override {override!r} has no value\nexpected: section.key=value, such as pretrain.max_steps=10"
+        )
     *parents, last = dotted.split(".")
     for name in parents:
         child = tree.get(name)
@@ -143,7 +159,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
 
 
-def _explain(error: ValidationError, schema: type[Section], path: Path, text: str, overrides: list[str]) -> str:
+def _explain(
+    error: ValidationError, schema: type[Section], path: Path, text: str, overrides: list[str]
+) -> str:
     """At most five lines for the first thing that is wrong."""
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
@@ -193,4 +211,6 @@ def _keys_at(schema: type[BaseModel], keys: list[str]) -> list[str]:
 def _description(schema: type[BaseModel], keys: list[str]) -> str:
     section = _section_at(schema, keys[:-1])
     field = section.model_fields.get(keys[-1]) if section and keys else None
-    return (field.description or "see the recipe's own comments") if field else "see the recipe's own comments"
+    return (
+        (field.description or "see the recipe's own comments") if field else "see the recipe's own comments"
+    )

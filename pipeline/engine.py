@@ -56,7 +56,9 @@ class Runtime:
         return int(self.sum(torch.tensor(number if self.is_main else 0, device=self.device)))
 
     def describe(self) -> str:
-        kind = f"ZeRO-{self.zero_stage}" if self.zero_stage else "DDP" if self.world_size > 1 else "one process"
+        kind = (
+            f"ZeRO-{self.zero_stage}" if self.zero_stage else "DDP" if self.world_size > 1 else "one process"
+        )
         return f"{kind}, {self.world_size} x {self.device.type}"
 
 
@@ -92,7 +94,9 @@ def _zero_stage() -> int | None:
         return None
     stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     if stage == 0:
-        raise UserError("zero_stage: 0 shards nothing\nexpected: 1, 2 or 3, or launch/ddp.yaml for plain data parallelism")
+        raise UserError(
+            "zero_stage: 0 shards nothing\nexpected: 1, 2 or 3, or launch/ddp.yaml for plain data parallelism"
+        )
     return stage
 
 
@@ -117,7 +121,9 @@ def open_trackers(names: tuple[str, ...], run_name: str, logs: Path, config: dic
             needs_directory = LOGGER_TYPE_TO_CLASS[name].requires_logging_directory
             tracker = LOGGER_TYPE_TO_CLASS[name](run_name, *([logs] if needs_directory else []))
         except (ImportError, ValueError) as error:
-            raise UserError(f"run.trackers: {name} cannot be opened: {error}\nway out: pip install {name}") from None
+            raise UserError(
+                f"run.trackers: {name} cannot be opened: {error}\nway out: pip install {name}"
+            ) from None
         tracker.store_init_configuration({key: str(value) for key, value in config.items()})
         opened.append(tracker)
     return opened
@@ -169,7 +175,9 @@ class Engine(Protocol):
 OPTIMIZER_STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
 
 
-def build_engine(module: nn.Module, optimizer: Optimizer, training: Training, batch: Batches, runtime: Runtime) -> Engine:
+def build_engine(
+    module: nn.Module, optimizer: Optimizer, training: Training, batch: Batches, runtime: Runtime
+) -> Engine:
     """The engine that fits the launcher.
 
     Raises:
@@ -193,7 +201,9 @@ def _optimizer(groups: list[dict], kind: str) -> torch.optim.Optimizer:
 
     for group in groups:
         for parameter in group["params"]:
-            parameter.use_muon = group["use_muon"]  # where ZeRO looks; without it a matrix silently gets plain SGD
+            parameter.use_muon = group[
+                "use_muon"
+            ]  # where ZeRO looks; without it a matrix silently gets plain SGD
     return MuonWithAuxAdam(groups, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={"fused": True})
 
 
@@ -209,7 +219,14 @@ def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 class PlainEngine:
     """One process, or DDP over several: fp32 weights, bf16 by autocast."""
 
-    def __init__(self, module: nn.Module, groups: list[dict], optimizer: Optimizer, training: Training, runtime: Runtime):
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: list[dict],
+        optimizer: Optimizer,
+        training: Training,
+        runtime: Runtime,
+    ):
         self.module = module
         self.forward = nn.parallel.DistributedDataParallel(module) if runtime.world_size > 1 else module
         self.trainable = _trainable(module)
@@ -293,7 +310,9 @@ class DeepSpeedEngine:
         )
         self.module, self.forward = module, self.deepspeed
         whole = self.stage < 3
-        self.flats = self.zero.single_partition_of_fp32_groups if whole else self.zero.fp32_partitioned_groups_flat
+        self.flats = (
+            self.zero.single_partition_of_fp32_groups if whole else self.zero.fp32_partitioned_groups_flat
+        )
         # DeepSpeed links optimizer state to parameters after the first group's first update, when the other groups
         # have none yet (0.19.8); state made beforehand is linked whole.
         self._make_state(0)
@@ -405,20 +424,28 @@ class DeepSpeedEngine:
                 self.zero.optimizer.state[flat] = {"momentum_buffer": momentum}
                 continue
             moments = {kind: torch.zeros_like(flat) for kind in OPTIMIZER_STATE["adamw"]}
-            self.zero.optimizer.state[flat] = {"step": torch.tensor(float(steps), device=flat.device), **moments}
+            self.zero.optimizer.state[flat] = {
+                "step": torch.tensor(float(steps), device=flat.device),
+                **moments,
+            }
         if self.stage < 3:
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()
 
 
-def deepspeed_config(optimizer: Optimizer, training: Training, batch: Batches, runtime: Runtime) -> dict[str, Any]:
+def deepspeed_config(
+    optimizer: Optimizer, training: Training, batch: Batches, runtime: Runtime
+) -> dict[str, Any]:
     """DeepSpeed's config, generated whole from the run's: nothing is left on `auto`."""
     muon = optimizer.optim == "muon"
     zero: dict[str, Any] = {"stage": runtime.zero_stage, "overlap_comm": runtime.device.type == "cuda"}
     if runtime.zero_stage == 3:
         zero["reduce_scatter"] = not muon  # DeepSpeed refuses Muon with reduce-scatter
     if runtime.offload_optimizer != "none":
-        zero["offload_optimizer"] = {"device": runtime.offload_optimizer, "pin_memory": runtime.device.type == "cuda"}
+        zero["offload_optimizer"] = {
+            "device": runtime.offload_optimizer,
+            "pin_memory": runtime.device.type == "cuda",
+        }
     if runtime.offload_param != "none":
         zero["offload_param"] = {"device": runtime.offload_param, "pin_memory": runtime.device.type == "cuda"}
     return {

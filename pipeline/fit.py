@@ -45,7 +45,9 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
                 _save(trainer, context, info)
                 meter.pause()
             if info.stop and not done:
-                raise Interrupted(f"stopped on request after step {info.step}; the same command resumes there")
+                raise Interrupted(
+                    f"stopped on request after step {info.step}; the same command resumes there"
+                )
     except NonFinite as error:
         raise NonFinite(f"{error}; {_last(context)}") from None
     finally:
@@ -60,7 +62,9 @@ def check_zero_stage(tested: tuple[int, ...], stage: int | None) -> None:
     """Raises UserError for a ZeRO stage that the recipe does not declare."""
     if stage and stage not in tested:
         names = " or ".join(f"launch/zero{number}.yaml" for number in tested)
-        raise UserError(f"this recipe is not tested under ZeRO-{stage}\nway out: --launch {names} or launch/ddp.yaml")
+        raise UserError(
+            f"this recipe is not tested under ZeRO-{stage}\nway out: --launch {names} or launch/ddp.yaml"
+        )
 
 
 def held_out_means(trainer: Trainer, samples: int, step: int) -> dict[str, float]:
@@ -68,7 +72,9 @@ def held_out_means(trainer: Trainer, samples: int, step: int) -> dict[str, float
     split = trainer.recipe.held_out()
     if split is None:
         return {}
-    figures: dict[str, Sum] = evaluate(trainer, First(split, min(samples or split.length, split.length)), step)
+    figures: dict[str, Sum] = evaluate(
+        trainer, First(split, min(samples or split.length, split.length)), step
+    )
     return {f"eval_{name}": figure.mean for name, figure in figures.items()}
 
 

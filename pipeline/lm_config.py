@@ -11,13 +11,19 @@ class Corpus(Section):
     """Where the documents come from, and which of them are held out."""
 
     source: Literal["stdlib", "text", "jsonl", "parquet", "datasets"] = what(..., "kind of source")
-    path: str | None = what(None, "file, folder or glob; for `datasets` a Hub name or local directory; stdlib: none")
+    path: str | None = what(
+        None, "file, folder or glob; for `datasets` a Hub name or local directory; stdlib: none"
+    )
     split: str = what("train", "datasets only: the split to read")
     text_column: str = what("text", "jsonl, parquet and datasets: the column that holds a document's text")
     pattern: str = what("**/*.txt", "text only: which files below a folder are documents")
-    held_out: float = what(0.1, "share of documents held out, decided by a hash of each document's key", gt=0, lt=1)
+    held_out: float = what(
+        0.1, "share of documents held out, decided by a hash of each document's key", gt=0, lt=1
+    )
     max_documents: int | None = what(None, "stop after this many documents; none: all", ge=1)
-    on_bad_row: Literal["error", "skip"] = what("error", "undecodable file or malformed row: stop, or count and skip")
+    on_bad_row: Literal["error", "skip"] = what(
+        "error", "undecodable file or malformed row: stop, or count and skip"
+    )
 
 
 class Tokenizer(Section):
@@ -30,16 +36,24 @@ class Tokenizer(Section):
 class Model(Section):
     """The decoder: from scratch by architecture, or pretrained."""
 
-    architecture: str | None = what(None, "transformers model_type to build from scratch, such as llama, gpt2, qwen3")
+    architecture: str | None = what(
+        None, "transformers model_type to build from scratch, such as llama, gpt2, qwen3"
+    )
     config: dict[str, Any] = what({}, "fields of that architecture's transformers config, by its own names")
-    pretrained: str | None = what(None, "local directory, Hub name, or `pypi:PACKAGE` for a wheel that holds a GGUF file")
+    pretrained: str | None = what(
+        None, "local directory, Hub name, or `pypi:PACKAGE` for a wheel that holds a GGUF file"
+    )
     revision: str | None = what(None, "Hub names only: the commit to take")
-    attention: Literal["sdpa", "eager"] = how("sdpa", "attention backend; documents stay apart on each of them")
+    attention: Literal["sdpa", "eager"] = how(
+        "sdpa", "attention backend; documents stay apart on each of them"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Model":
         if (self.architecture is None) == (self.pretrained is None):
-            raise ValueError("give either architecture (from scratch) or pretrained (a directory or name), not both")
+            raise ValueError(
+                "give either architecture (from scratch) or pretrained (a directory or name), not both"
+            )
         return self
 
 
@@ -52,11 +66,17 @@ class Pretrain(Training):
 class Chat(Section):
     """Conversations for fine-tuning; loss falls on the assistant's tokens alone."""
 
-    source: Literal["stdlib_docstrings", "wordnet", "jsonl", "parquet", "datasets"] = what(..., "kind of source")
-    path: str | None = what(None, "as in corpus; wordnet: the folder or .deb of wordnet-base; stdlib_docstrings: none")
+    source: Literal["stdlib_docstrings", "wordnet", "jsonl", "parquet", "datasets"] = what(
+        ..., "kind of source"
+    )
+    path: str | None = what(
+        None, "as in corpus; wordnet: the folder or .deb of wordnet-base; stdlib_docstrings: none"
+    )
     split: str = what("train", "datasets only: the split to read")
     messages_column: str = what("messages", "column of {role, content} lists")
-    held_out: float = what(0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1)
+    held_out: float = what(
+        0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1
+    )
     max_conversations: int | None = what(None, "stop after this many conversations; none: all", ge=1)
     on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
 
@@ -67,7 +87,9 @@ class Lora(Section):
     r: int = what(16, "rank", ge=1)
     lora_alpha: float = what(32.0, "scale numerator: the update is multiplied by alpha / r", gt=0)
     lora_dropout: float = what(0.0, "dropout before the adapters", ge=0, lt=1)
-    target_modules: tuple[str, ...] | Literal["all-linear"] = what("all-linear", "names of the adapted modules")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = what(
+        "all-linear", "names of the adapted modules"
+    )
     use_rslora: bool = what(False, "scale by alpha / sqrt(r)")
     use_dora: bool = what(False, "weight-decomposed adapters")
 
@@ -75,8 +97,12 @@ class Lora(Section):
 class Finetune(Training):
     """Supervised fine-tuning on conversations, of all weights or of adapters."""
 
-    sequence_length: int = what(512, "tokens a row; longer conversations are refused or truncated by on_long", ge=2)
-    on_long: Literal["error", "truncate", "drop"] = what("error", "a conversation longer than sequence_length")
+    sequence_length: int = what(
+        512, "tokens a row; longer conversations are refused or truncated by on_long", ge=2
+    )
+    on_long: Literal["error", "truncate", "drop"] = what(
+        "error", "a conversation longer than sequence_length"
+    )
     lora: Lora | None = what(None, "adapters; none: every weight is trained")
 
 
@@ -85,7 +111,9 @@ class Evaluate(Section):
 
     max_documents: int | None = what(None, "held-out documents scored for bits per byte; none: all", ge=1)
     functions: int = what(64, "sampled functions parsed with ast.parse (Python corpora); 0: none", ge=0)
-    conversations: int = what(256, "held-out conversations scored before and after fine-tuning; 0: none", ge=0)
+    conversations: int = what(
+        256, "held-out conversations scored before and after fine-tuning; 0: none", ge=0
+    )
     multiple_choice: int = what(100, "questions of the multiple-choice task run by lm-eval; 0: none", ge=0)
     bootstrap_samples: int = what(1000, "resamples behind each interval", ge=100)
     seed: int = what(0, "seed of sampling and bootstrap", ge=0)
@@ -108,7 +136,9 @@ class Export(Section):
 
     licence: str = what(..., "SPDX identifier of the data's licence, repeated in the model card")
     data_note: str = what("", "one sentence on the data for the model card")
-    bf16_logit_bound: float = what(0.05, "largest accepted logit difference of the bf16 copy, relative to the logits' scale", gt=0)
+    bf16_logit_bound: float = what(
+        0.05, "largest accepted logit difference of the bf16 copy, relative to the logits' scale", gt=0
+    )
 
 
 class LanguageModelConfig(Section):

@@ -48,7 +48,9 @@ class Trainer:
             for turn in recipe.turns
         }
         decay = self.training.ema_decay
-        self.emas = {turn: Ema(engine.masters(), decay) for turn, engine in self.engines.items()} if decay else {}
+        self.emas = (
+            {turn: Ema(engine.masters(), decay) for turn, engine in self.engines.items()} if decay else {}
+        )
 
     def nets(self, learning: str | None = None) -> dict[str, nn.Module]:
         """The nets by name; the one that learns is the module whose forward feeds its engine's gradients."""
@@ -104,7 +106,9 @@ def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterato
     recipe, runtime, training = trainer.recipe, trainer.runtime, trainer.training
     data = recipe.data()
     for step in range(start, training.max_steps):
-        micro_batches = _micro_batches(recipe, data, trainer.batches, runtime, step, training.train_batch_size)
+        micro_batches = _micro_batches(
+            recipe, data, trainer.batches, runtime, step, training.train_batch_size
+        )
         sums, norms, rates, stop = {}, {}, {}, False
         for turn in recipe.turns:
             factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
@@ -128,7 +132,9 @@ def _micro_batches(
     for accumulated in range(batches.accumulation):
         number = accumulated * runtime.world_size + runtime.rank
         first = step * step_samples + number * batches.micro
-        pairs.append((number, recipe.collate([data.item(index) for index in range(first, first + batches.micro)])))
+        pairs.append(
+            (number, recipe.collate([data.item(index) for index in range(first, first + batches.micro)]))
+        )
     return pairs
 
 
@@ -197,6 +203,8 @@ def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
 
 
 def _reduced(figures: dict[str, Sum], runtime: Runtime) -> dict[str, Sum]:
-    flat = torch.tensor([[f.total, f.count] for f in figures.values()], dtype=torch.float64, device=runtime.device)
+    flat = torch.tensor(
+        [[f.total, f.count] for f in figures.values()], dtype=torch.float64, device=runtime.device
+    )
     pairs = runtime.sum(flat).tolist()
     return {name: Sum(*pair) for name, pair in zip(figures, pairs, strict=True)}

@@ -55,7 +55,10 @@ class Meter:
 
     def summary(self) -> dict[str, float]:
         """Rates over all steps but the first, whose time is given apart."""
-        return {**self._rates(self.all_steps, self.all_seconds), "first_step_seconds": round(self.first_step_seconds, 2)}
+        return {
+            **self._rates(self.all_steps, self.all_seconds),
+            "first_step_seconds": round(self.first_step_seconds, 2),
+        }
 
     def _rates(self, steps: int, seconds: float) -> dict[str, float]:
         if not steps:
@@ -75,7 +78,9 @@ class Log:
     trackers: list[Any] = field(default_factory=list)
 
     @classmethod
-    def open(cls, logs: Path, name: str, start: int, trackers: tuple[str, ...], config: Any, runtime: Runtime) -> "Log":
+    def open(
+        cls, logs: Path, name: str, start: int, trackers: tuple[str, ...], config: Any, runtime: Runtime
+    ) -> "Log":
         """Append to NAME.metrics.jsonl after dropping lines beyond step `start`, which will be written again."""
         if not runtime.is_main:
             return cls(None)
@@ -84,7 +89,10 @@ class Log:
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= start and start]
         path.write_text("".join(line + "\n" for line in kept))
-        return cls(open(path, "a", buffering=1), open_trackers(trackers, name, logs, json.loads(config.model_dump_json())))
+        return cls(
+            open(path, "a", buffering=1),
+            open_trackers(trackers, name, logs, json.loads(config.model_dump_json())),
+        )
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         if self.file is None or not figures:

@@ -91,7 +91,9 @@ def decisions(config: Any, stages: tuple[Stage, ...]) -> dict[str, Decision]:
         inputs = {name: digests[name] for name in stage.inputs}
         found[stage.name] = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
         published = artifact.read(made)
-        digests[stage.name] = published.digest if published and found[stage.name].action == "up to date" else None
+        digests[stage.name] = (
+            published.digest if published and found[stage.name].action == "up to date" else None
+        )
     return found
 
 
@@ -119,7 +121,9 @@ def check_writable(directory: Path) -> None:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"no permission to write in {parent}\nway out: run.output_dir=DIRECTORY that is yours")
+        raise UserError(
+            f"no permission to write in {parent}\nway out: run.output_dir=DIRECTORY that is yours"
+        )
 
 
 def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: TextIO) -> Artifact | None:
@@ -157,7 +161,9 @@ def _verified(config: Any, name: str, stage: Stage) -> Artifact:
     directory = directory_of(config, name)
     made = artifact.read(directory)
     if made is None:
-        raise UserError(f"{stage.name} needs {name}, and {directory} is not there\nway out: `headwater run` makes it first")
+        raise UserError(
+            f"{stage.name} needs {name}, and {directory} is not there\nway out: `headwater run` makes it first"
+        )
     wrong = artifact.damage(made)
     if wrong:
         raise UserError(f"{wrong}\nway out: `headwater run RECIPE --replace {name}`")
@@ -187,7 +193,9 @@ def run_alone(name: str, arguments: list[str]) -> int:
         config, stages = open_recipe(Path(arguments[0]), arguments[1:])
         stage = next((stage for stage in stages if stage.name == name), None)
         if stage is None:
-            raise UserError(f"{arguments[0]} has no stage {name}\nit has: {', '.join(s.name for s in stages)}")
+            raise UserError(
+                f"{arguments[0]} has no stage {name}\nit has: {', '.join(s.name for s in stages)}"
+            )
         found = {name: decisions(config, stages)[name]}
         refuse_conflicts(found)
         check_writable(Path(config.run.output_dir))
