@@ -88,8 +88,8 @@ class Optimizer(Section):
     min_lr_ratio: float = what(0.0, "learning rate at the last step over the peak", ge=0, le=1)
 
 
-class Training(Optimizer):
-    """One training stage: the optimizer of its nets, and how long and on how much it trains."""
+class Loop(Section):
+    """How long and on how much one training stage trains, whatever its nets."""
 
     max_steps: int = what(..., "optimizer steps", ge=1)
     train_batch_size: int = what(..., "samples an optimizer step, over all processes and micro-batches", ge=1)
@@ -102,6 +102,10 @@ class Training(Optimizer):
     torch_compile: bool = how(False, "compile the repeated layers")
     ema_decay: float = what(0.0, "decay of the fp32 shadow of the weights, a step; 0: no shadow", ge=0, lt=1)
     seed: int = what(0, "seed of weights, order, dropout and noise", ge=0)
+
+
+class Training(Loop, Optimizer):
+    """A training stage with one net: the loop and that net's optimizer."""
 
 
 def load(schema: type[Section], path: Path, overrides: list[str]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Optimizer, Training
+from pipeline.config import Loop, Optimizer
 from pipeline.errors import UserError
 from pipeline.optimizer import parameter_groups
 from pipeline.plan import Batches, check_optimizer
@@ -176,7 +176,7 @@ OPTIMIZER_STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer
 
 
 def build_engine(
-    module: nn.Module, optimizer: Optimizer, training: Training, batch: Batches, runtime: Runtime
+    module: nn.Module, optimizer: Optimizer, training: Loop, batch: Batches, runtime: Runtime
 ) -> Engine:
     """The engine that fits the launcher.
 
@@ -224,7 +224,7 @@ class PlainEngine:
         module: nn.Module,
         groups: list[dict],
         optimizer: Optimizer,
-        training: Training,
+        training: Loop,
         runtime: Runtime,
     ):
         self.module = module
@@ -294,7 +294,7 @@ class DeepSpeedEngine:
         module: nn.Module,
         groups: list[dict],
         optimizer: Optimizer,
-        training: Training,
+        training: Loop,
         batch: Batches,
         runtime: Runtime,
     ):
@@ -434,7 +434,7 @@ class DeepSpeedEngine:
 
 
 def deepspeed_config(
-    optimizer: Optimizer, training: Training, batch: Batches, runtime: Runtime
+    optimizer: Optimizer, training: Loop, batch: Batches, runtime: Runtime
 ) -> dict[str, Any]:
     """DeepSpeed's config, generated whole from the run's: nothing is left on `auto`."""
     muon = optimizer.optim == "muon"

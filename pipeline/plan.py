@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.config import Optimizer, Training
+from pipeline.config import Loop, Optimizer
 from pipeline.errors import UserError
 
 
@@ -14,7 +14,7 @@ class Batches:
     accumulation: int
 
     @classmethod
-    def derive(cls, training: Training, world_size: int) -> "Batches":
+    def derive(cls, training: Loop, world_size: int) -> "Batches":
         """Cut `train_batch_size` into equal micro-batches of at most `per_device_train_batch_size`.
 
         Raises:

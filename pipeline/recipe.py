@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Optimizer, Training
+from pipeline.config import Loop, Optimizer
 
 Batch = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ class Split(Protocol):
 class Recipe(Protocol):
     """What a model family gives; the loop, the launcher, checkpoints, resume and export are the same for all."""
 
-    training: Training
+    training: Loop
     turns: tuple[str, ...]  # nets updated within a step, in order: ("model",) or ("critic", "generator")
     optimizers: dict[str, Optimizer]  # the update rule of each turn's net
     zero_stages: tuple[int, ...]  # ZeRO stages this recipe is tested under; others are refused by name
