@@ -17,7 +17,7 @@ def check(config: LanguageModelConfig) -> None:
         UserError: naming the key and the way out.
     """
     assert config.finetune is not None, "the stage exists only where its section does"
-    check_launch(config.run, config.finetune, (1, 2, 3))
+    check_launch(config.run, config.finetune, (1, 2, 3), config.finetune)
     if config.model.architecture and config.tokenizer:
         from pipeline.lora import check_targets
         from pipeline.model import build_config, check_positions

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import Optimizer, Run, Training
+from pipeline.config import Loop, Optimizer, Run
 from pipeline.errors import UserError
 from pipeline.plan import Batches, check_optimizer
 
@@ -102,13 +102,15 @@ def flat_deepspeed(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def check_launch(run: Run, training: Training, zero_stages: tuple[int, ...], *others: Optimizer) -> None:
+def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimizers: Optimizer) -> None:
     """Refuse a launch file that does not fit the recipe, before anything starts.
+
+    optimizers: one a net that learns.
 
     Raises:
         UserError: batches that do not divide, an untested ZeRO stage, a setting that contradicts the recipe's.
     """
-    for optimizer in (training, *others):
+    for optimizer in optimizers:
         check_optimizer(optimizer)
     launch = read_launch(run)
     processes = int(os.environ.get("WORLD_SIZE", launch.num_processes))
@@ -118,14 +120,14 @@ def check_launch(run: Run, training: Training, zero_stages: tuple[int, ...], *ot
         raise UserError(
             f"{launch.path}: this recipe is not tested under ZeRO-{launch.zero_stage}\nway out: {tested}"
         )
-    derived = {
-        "train_micro_batch_size_per_gpu": batches.micro,
-        "train_batch_size": training.train_batch_size,
-        "gradient_accumulation_steps": batches.accumulation,
-        "gradient_clipping": training.max_grad_norm,
-        "bf16": training.bf16,
-    }
-    for key, value in derived.items():
+    derived = [
+        ("train_micro_batch_size_per_gpu", batches.micro),
+        ("train_batch_size", training.train_batch_size),
+        ("gradient_accumulation_steps", batches.accumulation),
+        ("bf16", training.bf16),
+        *(("gradient_clipping", optimizer.max_grad_norm) for optimizer in optimizers),
+    ]
+    for key, value in derived:
         given = launch.deepspeed.get(key, "auto")
         if given != "auto" and given != value:
             raise UserError(

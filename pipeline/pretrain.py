@@ -19,7 +19,7 @@ def check(config: LanguageModelConfig) -> None:
         UserError: naming the key and the way out.
     """
     assert config.pretrain is not None, "the stage exists only where its section does"
-    check_launch(config.run, config.pretrain, (1, 2, 3))
+    check_launch(config.run, config.pretrain, (1, 2, 3), config.pretrain)
     if config.model.architecture and config.tokenizer:
         _fresh_config(config, config.tokenizer.vocabulary_size, {})
 
