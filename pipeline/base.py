@@ -1,4 +1,4 @@
-"""The stage that turns pretrained weights from anywhere into one local directory, whose bytes the lineage then covers."""
+"""The stage that turns pretrained weights from anywhere into one local directory that the lineage covers."""
 
 from __future__ import annotations
 

@@ -102,16 +102,12 @@ def newest(directory: Path, runtime: Runtime) -> tuple[Path | None, list[str]]:
     """
     candidates = published(directory)[::-1]
     damages: list[str] = []
-    chosen = len(candidates)
-    if runtime.is_main:
-        for chosen, candidate in enumerate(candidates):
-            wrong = damage(candidate)
-            if wrong is None:
-                break
-            damages.append(wrong)
-        else:
-            chosen = len(candidates)
-    chosen = runtime.agree(chosen)
+    for candidate in candidates if runtime.is_main else ():
+        wrong = damage(candidate)
+        if wrong is None:
+            break
+        damages.append(wrong)
+    chosen = runtime.agree(len(damages))
     if chosen < len(candidates):
         return candidates[chosen], damages
     if candidates:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.launch import check_launch
+from pipeline.launch import check_launch, read_launch
 from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Context
+from pipeline.plan import Batches
+from pipeline.stage import Context, directory_of
+
+if TYPE_CHECKING:
+    from pipeline.estimate import Size
 
 
 def check(config: LanguageModelConfig) -> None:
@@ -27,6 +31,24 @@ def check(config: LanguageModelConfig) -> None:
         check_positions(settings, config.finetune.sequence_length)
         if config.finetune.lora:
             check_targets(settings, config.finetune.lora)
+
+
+def estimate(config: LanguageModelConfig) -> Size | None:
+    """What this stage holds and does; None while pretrained weights are not here yet."""
+    from pipeline.lm import size_of
+    from pipeline.model import build_config, config_of
+
+    training, base = config.finetune, directory_of(config, "base") / "model"
+    if config.model.pretrained and not base.is_dir():
+        return None
+    fresh = config.pretrain and config.tokenizer and not config.model.pretrained
+    settings = (
+        build_config(config.model, config.tokenizer.vocabulary_size, {}, config.pretrain.sequence_length)
+        if fresh
+        else config_of(base)
+    )
+    micro = Batches.derive(training, read_launch(config.run).num_processes).micro
+    return size_of(settings, training, training.sequence_length, training.lora, micro)
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.config import Training
 from pipeline.data.packing import collate
+from pipeline.estimate import Size
+from pipeline.lm_config import Lora
+from pipeline.lora import add_adapters
 from pipeline.recipe import Batch, Clock, Loss, Split, Sum
 
 IGNORED = -100  # label of a position that has no target
@@ -75,7 +78,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
-    """6 N + 12 L d T: forward and backward of the matrices and of the attention scores (PaLM, arXiv:2204.02311, app. B).
+    """6 N + 12 L d T: forward and backward of the matrices and of the attention scores (arXiv:2204.02311, app. B).
 
     N counts every parameter but the input embedding, unless it is tied to the output head.
     """
@@ -151,3 +154,25 @@ class LanguageModel:
                 net, start, max_new_tokens=self.sequence_length - 1, temperature=1.0, top_p=1.0, seed=seed
             )
             np.save(out / f"{seed}.npy", np.asarray(ids, dtype=np.int64))
+
+
+def size_of(
+    config: PretrainedConfig, training: Training, sequence_length: int, lora: Lora | None, micro: int
+) -> Size:
+    """What training a decoder of this config holds and does; counted on an empty model."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size
+        total = sum(parameter.numel() for parameter in model.parameters())
+        net = add_adapters(model, lora) if lora else model
+    trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    return Size(
+        parameters=total + (trained if lora else 0),
+        trained=trained,
+        flops=flops,
+        positions=micro * sequence_length,
+        row=sequence_length,
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+    )

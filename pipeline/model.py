@@ -114,6 +114,13 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
         ) from None
 
 
+def config_of(directory: Path) -> PretrainedConfig:
+    """The transformers config in a local directory."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(directory, local_files_only=True)
+
+
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 

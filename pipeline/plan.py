@@ -41,6 +41,6 @@ def check_optimizer(optimizer: Optimizer) -> None:
     """Raises UserError for settings that cannot be honoured alike on every launcher."""
     if optimizer.optim == "muon" and optimizer.max_grad_norm:
         raise UserError(
-            "optim: muon with max_grad_norm: Muon's update has a fixed norm, and under ZeRO it is formed before clipping\n"
+            "optim: muon with max_grad_norm: its updates have a fixed norm, and ZeRO forms them before clipping\n"
             "way out: max_grad_norm: 0"
         )

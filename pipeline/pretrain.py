@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.launch import check_launch
+from pipeline.launch import check_launch, read_launch
 from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Context
+from pipeline.plan import Batches
+from pipeline.stage import Context, directory_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from pipeline.estimate import Size
 
 
 def check(config: LanguageModelConfig) -> None:
@@ -22,6 +25,23 @@ def check(config: LanguageModelConfig) -> None:
     check_launch(config.run, config.pretrain, (1, 2, 3), config.pretrain)
     if config.model.architecture and config.tokenizer:
         _fresh_config(config, config.tokenizer.vocabulary_size, {})
+
+
+def estimate(config: LanguageModelConfig) -> Size | None:
+    """What this stage holds and does; None while pretrained weights are not here yet."""
+    from pipeline.lm import size_of
+    from pipeline.model import config_of
+
+    training, base = config.pretrain, directory_of(config, "base") / "model"
+    micro = Batches.derive(training, read_launch(config.run).num_processes).micro
+    if config.model.pretrained:
+        return (
+            size_of(config_of(base), training, training.sequence_length, None, micro)
+            if base.is_dir()
+            else None
+        )
+    settings = _fresh_config(config, config.tokenizer.vocabulary_size, {})
+    return size_of(settings, training, training.sequence_length, None, micro)
 
 
 def _fresh_config(
