@@ -44,16 +44,16 @@ class Layout(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Conversations as `ShardWriter.add` takes them: N tokens of D conversations.
+    """Rows as `ShardWriter.add` takes them: N tokens of D conversations or documents.
 
-    ids: [N].  lengths: int64 [D].  byte_lengths: int64 [D], UTF-8 bytes of the assistant's contents.
-    targets: uint8 [N], 1 where the token is supervised.
+    ids: [N].  lengths: int64 [D].  byte_lengths: int64 [D], UTF-8 bytes of the assistant's contents, or the document's.
+    targets: uint8 [N], 1 where the token is supervised; None: documents, in which every token is.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     byte_lengths: np.ndarray
-    targets: np.ndarray
+    targets: np.ndarray | None
 
 
 def encode_conversation(
@@ -88,9 +88,7 @@ class ChatEncoder:
                 "expected: chat_template.jinja beside tokenizer.json, or `chat_template` in tokenizer_config.json"
             )
         self.tokenizer = tokenizer
-        self._controls = {
-            token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
+        self._controls = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
         self._control = re.compile(control_pattern(tokenizer))
         self._skeletons: dict[tuple[str, ...], list[Piece]] = {}
 

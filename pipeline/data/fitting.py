@@ -82,14 +82,15 @@ def _too_long(shard: Shard, sequence_length: int, which: np.ndarray) -> str:
 
 def _truncated_to_nothing(shard: Shard, sequence_length: int, which: np.ndarray) -> str:
     return (
-        f"conversation {which[0]} of {shard.name} has {shard.lengths[which[0]]} tokens, and its first {sequence_length} "
-        f"hold none of the assistant's, as in {len(which)} of {shard.documents}\n"
+        f"conversation {which[0]} of {shard.name} has {shard.lengths[which[0]]} tokens, and its first "
+        f"{sequence_length} hold none of the assistant's, as in {len(which)} of {shard.documents}\n"
         "way out: a larger finetune.sequence_length, or finetune.on_long=drop"
     )
 
 
 def nothing_left(shard: Shard, sequence_length: int) -> str:
     return (
-        f"none of the {shard.documents} conversations of {shard.name} fits finetune.sequence_length = {sequence_length}\n"
+        f"none of the {shard.documents} conversations of {shard.name} fits finetune."
+        f"sequence_length = {sequence_length}\n"
         f"way out: finetune.sequence_length={shard.lengths.max(initial=0)}, or finetune.on_long=truncate"
     )

@@ -209,5 +209,6 @@ class Shard:
 
     def _damaged(self, path: Path, expected: str, found: str) -> UserError:
         return UserError(
-            f"{path} is damaged\nexpected: {expected}, as {self.name}.json says; found: {found}\nway out: run the tokenize stage again"
+            f"{path} is damaged\nexpected: {expected}, by {self.name}.json; found: {found}\n"
+            "way out: run the tokenize stage again"
         )

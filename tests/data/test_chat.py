@@ -51,6 +51,15 @@ def test_ids_are_the_tokenizers_own(tokenizer, messages):
     assert ids.tolist() == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
 
 
+def test_ids_are_the_tokenizers_own_where_it_puts_blanks_before_texts(ours):
+    """An answer that was encoded apart from its prompt would begin with a blank."""
+    tokenizer = copy.deepcopy(ours)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    ids, targets = encode_conversation(tokenizer, QUESTION)
+    assert ids.tolist() == tokenizer.apply_chat_template(QUESTION, tokenize=True, return_dict=False)
+    assert tokenizer.decode(ids[targets == 1]) == "the end<|end|>"
+
+
 def test_every_answer_is_supervised_with_its_stop_token(tokenizer):
     stop = stop_token(tokenizer)
     assert supervised_text(tokenizer, TWO_TURNS) == f"the end{stop}of a thing{stop}"
@@ -121,6 +130,12 @@ def test_a_template_that_trims_is_followed(with_template):
 def test_text_between_answer_and_stop_token_is_supervised(with_template):
     tokenizer = with_template("<|end|>", "\n--<|end|>")
     assert supervised_text(tokenizer, [user("so"), assistant("the end")]) == "the end\n--<|end|>"
+
+
+def test_a_control_token_before_the_content_is_produced_and_not_the_stop(with_template):
+    old = "<|{{ message['role'] }}|>\n"
+    tokenizer = with_template(old, old + "{% if message['role'] == 'assistant' %}<|system|>{% endif %}")
+    assert supervised_text(tokenizer, [user("so"), assistant("the end")]) == "<|system|>the end<|end|>"
 
 
 def test_an_answer_may_begin_within_a_text(ours):

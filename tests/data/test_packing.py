@@ -176,7 +176,7 @@ def test_the_ledger_is_what_the_rows_hold(make_shard, random_documents, kind, da
 
 
 def test_best_fit_fills_the_fullest_row_with_room():
-    """10 leaves 2 free and 7 leaves 5: the 2 goes to the 10, the 5 to the 7; first-fit of the given order takes 3 rows."""
+    """10 leaves 2 free and 7 leaves 5, so the 5 goes to the 7 and the 2 to the 10."""
     assert best_fit_decreasing(np.array([2, 7, 5, 10]), 12).tolist() == [0, 1, 1, 0]
 
 

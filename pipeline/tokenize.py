@@ -1,0 +1,182 @@
+"""Stage `tokenize`: documents and conversations to token shards, the held-out rows as text, and the token ledger."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data import sources
+from pipeline.data.kinds import Kind, Row, Skipped, kinds
+from pipeline.data.ledger import Ledger
+from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.lm_config import LanguageModelConfig
+from pipeline.stage import Context
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TRAIN, HELD_OUT = SPLITS = ("train", "held_out")
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Refuse sources that cannot be read.
+
+    Raises:
+        UserError: as sources.check_corpus and sources.check_chat.
+    """
+    if config.corpus:
+        sources.check_corpus(config.corpus)
+    if config.chat:
+        sources.check_chat(config.chat)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write the shards, NAME.held_out.jsonl, ledger.json and, where rows were skipped, skipped.jsonl.
+
+    Returns:
+        `vocabulary_size`; of each shard `SHARD.documents`, `.tokens`, `.bytes` (of the answers in conversations) and
+        `.bytes_per_token`, or `.targets` (supervised tokens); the fingerprints of `corpus` and `chat`; `skipped_rows`.
+
+    Raises:
+        UserError: the tokenizer does not fit the model, or has no token to separate documents with; a row cannot be
+            encoded and on_bad_row is error; a split is left without rows.
+    """
+    from pipeline.model import load_tokenizer
+
+    directory = tokenizer_directory(context.inputs)
+    tokenizer = load_tokenizer(directory)
+    vocabulary_size = checked_vocabulary(tokenizer, directory)
+    metrics: dict[str, Any] = {"vocabulary_size": vocabulary_size}
+    skipped: Skipped = []
+    ledgers = []
+    for kind in kinds(context.config, tokenizer, skipped):
+        tokens_in = write(kind, context, vocabulary_size, tokenizer_digest(directory))
+        shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
+        require_rows(kind, shards, skipped)
+        for shard, count in zip(shards, tokens_in.values(), strict=True):
+            ledgers.append(Ledger(shard.name, tokens_in=count, kept=shard.tokens_total).as_json())
+            metrics |= counts(shard)
+        metrics[kind.section] = sources.fingerprint(kind.source)
+    write_json(context.out / "ledger.json", {"tokens": ledgers, "skipped_rows": len(skipped)})
+    if skipped:
+        (context.out / "skipped.jsonl").write_text("".join(map(as_line, skipped)), encoding="utf-8")
+    return metrics | {"skipped_rows": len(skipped)}
+
+
+def tokenizer_directory(inputs: dict[str, Path]) -> Path:
+    """Where the tokenizer lies that this recipe trained, or that its pretrained model brought."""
+    return inputs["tokenizer"] if "tokenizer" in inputs else inputs["base"] / "model"
+
+
+def checked_vocabulary(tokenizer: "PreTrainedTokenizerFast", directory: Path) -> int:
+    """One more than the tokenizer's largest id.
+
+    Raises:
+        UserError: the model in the same directory has fewer embeddings.
+    """
+    from transformers import AutoConfig
+
+    vocabulary_size = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps: not the number of entries
+    if (directory / "config.json").is_file():
+        embeddings = AutoConfig.from_pretrained(directory).get_text_config().vocab_size
+        if vocabulary_size > embeddings:
+            raise UserError(
+                f"the tokenizer in {directory} has ids up to {vocabulary_size - 1}, its model embeddings for "
+                f"{embeddings}\nexpected: a tokenizer that belongs to the model"
+            )
+    return vocabulary_size
+
+
+def write(kind: Kind, context: Context, vocabulary_size: int, tokenizer_sha256: str) -> dict[str, int]:
+    """Encode every row of `kind` into the shard of its split; returns the tokens encoded for each split.
+
+    Line i of NAME.held_out.jsonl is document i of the shard.
+    """
+    tokens_in = dict.fromkeys(SPLITS, 0)
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                ShardWriter(context.out, f"{kind.name}.{split}", vocabulary_size, tokenizer_sha256)
+            )
+            for split in SPLITS
+        }
+        lines = stack.enter_context(open(context.out / f"{kind.name}.held_out.jsonl", "w", encoding="utf-8"))
+        for rows in batches(progress(kind, context), kind.size, kind.batch_characters):
+            for split, part in divide(rows, kind.source.held_out).items():
+                for kept, encoded in kind.encode(part):
+                    tokens_in[split] += int(encoded.lengths.sum())
+                    writers[split].add(*encoded)
+                    if split == HELD_OUT:
+                        lines.writelines(as_line(kind.record(row)) for row in kept)
+    return tokens_in
+
+
+def batches(rows: Iterable[Row], size: Callable[[Row], int], limit: int) -> Iterator[list[Row]]:
+    """Consecutive rows in lists of at least `limit` characters; the last list holds what is left."""
+    batch, held = [], 0
+    for row in rows:
+        batch.append(row)
+        held += size(row)
+        if held >= limit:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def divide(rows: list[Row], held_out: float) -> dict[str, list[Row]]:
+    """The rows of each split, in order, by a hash of their keys."""
+    parts: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for row in rows:
+        parts[HELD_OUT if sources.is_held_out(row.key, held_out) else TRAIN].append(row)
+    return parts
+
+
+def require_rows(kind: Kind, shards: list[Shard], skipped: Skipped) -> None:
+    """Refuse an empty split.
+
+    Raises:
+        UserError: it names the split, the rows read, and the first skipped row if any.
+    """
+    rows = sum(shard.documents for shard in shards)
+    for shard in shards:
+        if not shard.documents:
+            why = f"; {len(skipped)} were skipped, the first: {skipped[0]}" if skipped else ""
+            raise UserError(
+                f"{shard.name} is empty: {rows} {kind.name} in all{why}\n"
+                "expected: some to train on and some held out\n"
+                f"way out: more {kind.name}, or another {kind.section}.held_out than {kind.source.held_out}"
+            )
+
+
+def counts(shard: Shard) -> dict[str, float]:
+    """What the shard holds, as metrics named after it."""
+    figures = {
+        "documents": shard.documents,
+        "tokens": shard.tokens_total,
+        "bytes": shard.bytes_total,
+    }
+    if shard.targets is None:
+        figures["bytes_per_token"] = shard.bytes_total / shard.tokens_total
+    else:
+        figures["targets"] = int(shard.targets.sum(dtype="int64"))
+    return {f"{shard.name}.{name}": value for name, value in figures.items()}
+
+
+def as_line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def progress(kind: Kind, context: Context) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    return tqdm(kind.rows(), desc=kind.name, file=context.terminal, disable=not context.terminal.isatty())
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("tokenize")

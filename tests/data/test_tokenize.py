@@ -1,0 +1,191 @@
+"""Catches a tokenize stage that loses, alters or misplaces rows, or accepts a useless tokenizer or split."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import tokenize
+from pipeline.data import sources
+from pipeline.data.kinds import enclose, separators
+from pipeline.data.shards import Shard, tokenizer_digest
+from pipeline.errors import UserError
+from pipeline.lm_config import LanguageModelConfig
+from pipeline.stage import Context, Stage
+
+TEXTS = [f"the thing {i} is it\n“{i}”" for i in range(40)]
+CONVERSATIONS = [
+    [{"role": "user", "content": f"what is {i}?"}, {"role": "assistant", "content": f"é thing {i}"}]
+    for i in range(40)
+]
+
+
+@pytest.fixture
+def run_stage(tmp_path, ours):
+    """`run_stage(texts, conversations, on_bad_row=..., tokenizer=...)`: (metrics, directory of the stage's output)."""
+
+    def run(texts=TEXTS, conversations=CONVERSATIONS, on_bad_row="error", tokenizer=ours, model_config=None):
+        tokenizer.save_pretrained(tmp_path / "base" / "model")
+        if model_config is not None:
+            write_lines(tmp_path / "base" / "model" / "config.json", [model_config])
+        write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
+        write_lines(tmp_path / "chat.jsonl", [{"messages": messages} for messages in conversations])
+        config = recipe(tmp_path, on_bad_row)
+        tokenize.check(config)
+        out = tmp_path / "out"
+        out.mkdir()
+        return tokenize.run(context(config, tmp_path / "base", out)), out
+
+    return run
+
+
+def recipe(directory, on_bad_row):
+    rows = {"source": "jsonl", "held_out": 0.3, "on_bad_row": on_bad_row}
+    training = {"max_steps": 1, "train_batch_size": 1, "learning_rate": 1e-3}
+    return LanguageModelConfig.model_validate(
+        {
+            "recipe": "llm",
+            "run": {"output_dir": directory},
+            "corpus": {**rows, "path": str(directory / "texts.jsonl")},
+            "chat": {**rows, "path": str(directory / "chat.jsonl")},
+            "model": {"pretrained": "somewhere"},
+            "pretrain": training,
+            "finetune": training,
+        }
+    )
+
+
+def context(config, base, out):
+    stage = Stage("tokenize", "pipeline.tokenize", {})
+    return Context(config, stage, {"base": base}, out, checkpoints=out, logs=out, terminal=io.StringIO())
+
+
+def write_lines(path, records):
+    Path(path).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_document_is_in_one_split_between_its_separators(run_stage, ours):
+    _, out = run_stage()
+    decoded = {}
+    for split in ("train", "held_out"):
+        shard = Shard.open(out, f"documents.{split}", tokenizer_digest(out.parent / "base" / "model"))
+        decoded[split] = [ours.decode(shard.document(i)) for i in range(shard.documents)]
+        assert shard.byte_lengths.tolist() == [len(t[7:-7].encode()) for t in decoded[split]]
+    assert sorted(decoded["train"] + decoded["held_out"]) == sorted(f"<|bos|>{text}<|eos|>" for text in TEXTS)
+    held_out = read_lines(out / "documents.held_out.jsonl")
+    assert [f"<|bos|>{row['text']}<|eos|>" for row in held_out] == decoded["held_out"]
+    assert all(sources.is_held_out(row["key"], 0.3) for row in held_out)
+
+
+def test_every_conversation_is_in_one_split_with_its_answer_as_target(run_stage, ours):
+    _, out = run_stage()
+    answers = []
+    for split in ("train", "held_out"):
+        shard = Shard.open(out, f"conversations.{split}")
+        answers += [ours.decode(shard.document(i)[shard.targets_of(i) == 1]) for i in range(shard.documents)]
+    assert sorted(answers) == sorted(f"{messages[1]['content']}<|end|>" for messages in CONVERSATIONS)
+    held_out = read_lines(out / "conversations.held_out.jsonl")
+    assert [row["messages"][1]["content"] + "<|end|>" for row in held_out] == answers[-len(held_out) :]
+
+
+def test_metrics_and_ledger_count_what_is_on_disk(run_stage):
+    metrics, out = run_stage()
+    tokens = {row["name"]: row["kept"] for row in json.loads((out / "ledger.json").read_text())["tokens"]}
+    for name in ("documents.train", "documents.held_out", "conversations.train", "conversations.held_out"):
+        shard = Shard.open(out, name)
+        assert metrics[f"{name}.documents"] == shard.documents
+        assert metrics[f"{name}.tokens"] == tokens[name] == (out / f"{name}.tokens.bin").stat().st_size // 2
+    texts = sum(len(text.encode()) for text in TEXTS)
+    assert metrics["documents.train.bytes"] + metrics["documents.held_out.bytes"] == texts
+    assert metrics["conversations.train.targets"] == Shard.open(out, "conversations.train").targets.sum()
+    assert metrics["corpus"] == sources.fingerprint(recipe(out.parent, "error").corpus)
+    assert metrics["skipped_rows"] == 0 and not (out / "skipped.jsonl").exists()
+
+
+def test_two_runs_write_the_same_bytes(run_stage, tmp_path):
+    metrics, out = run_stage()
+    out.rename(tmp_path / "first")
+    again, out = run_stage()
+    assert again == metrics
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+def test_small_batches_write_the_same_bytes(run_stage, tmp_path, monkeypatch):
+    _, out = run_stage()
+    out.rename(tmp_path / "first")
+    monkeypatch.setattr("pipeline.data.kinds.Documents.batch_characters", 50)
+    monkeypatch.setattr("pipeline.data.kinds.Conversations.batch_characters", 50)
+    _, out = run_stage()
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("bad", [[{"role": "user", "content": "so?"}], [{"role": "robot", "content": "so"}]])
+def test_an_unusable_conversation_stops_or_is_listed(run_stage, tmp_path, bad):
+    conversations = [*CONVERSATIONS, bad]
+    with pytest.raises(UserError, match=r"chat.jsonl.*41(.|\n)*chat.on_bad_row=skip"):
+        run_stage(conversations=conversations)
+    (tmp_path / "out").rename(tmp_path / "first")
+    metrics, out = run_stage(conversations=conversations, on_bad_row="skip")
+    assert metrics["skipped_rows"] == 1 == len(read_lines(out / "skipped.jsonl"))
+    assert metrics["conversations.train.documents"] + metrics["conversations.held_out.documents"] == 40
+
+
+def test_a_text_that_becomes_a_control_token_stops_or_is_listed(run_stage, tmp_path, make_tokenizer):
+    """As in some converted vocabularies, where a whole word is looked up among the control tokens too."""
+    tokenizer = make_tokenizer(
+        ["the"], "{% for m in messages %}{{ m.content }}the{% endfor %}", eos_token="the"
+    )
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    texts = [*(f"is it {i}" for i in range(40)), "the"]
+    with pytest.raises(UserError, match=r"texts.jsonl.*41(.|\n)*holds 'the'(.|\n)*corpus.on_bad_row=skip"):
+        run_stage(texts, tokenizer=tokenizer)
+    (tmp_path / "out").rename(tmp_path / "first")
+    metrics, out = run_stage(texts, tokenizer=tokenizer, on_bad_row="skip")
+    assert metrics["documents.train.documents"] + metrics["documents.held_out.documents"] == 40
+
+
+@pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS[1:2], TEXTS[2:3]])
+def test_an_empty_split_is_refused(run_stage, texts):
+    with pytest.raises(
+        UserError, match=r"documents\.(train|held_out) is empty: 1 documents(.|\n)*corpus.held_out"
+    ):
+        run_stage(texts=texts)
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused(run_stage, tmp_path, ours):
+    last = len(ours) - 1
+    with pytest.raises(UserError, match=f"ids up to {last}, its model embeddings for {last}"):
+        run_stage(model_config={"model_type": "llama", "vocab_size": last})
+    (tmp_path / "out").rename(tmp_path / "first")
+    run_stage(model_config={"model_type": "llama", "vocab_size": last + 1})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"bos_token": "a", "eos_token": "b"}, (0, 1)),
+        ({"eos_token": "b"}, (1, 1)),
+        ({"bos_token": "a"}, (0, 0)),
+    ],
+)
+def test_one_separator_serves_for_both(make_tokenizer, names, expected):
+    assert separators(make_tokenizer(["a", "b"], None, **names)) == expected
+
+
+def test_no_separator_is_refused(make_tokenizer):
+    with pytest.raises(UserError, match="neither a bos nor an eos"):
+        separators(make_tokenizer(["a", "b"], None))
+
+
+def test_enclose():
+    ids, lengths = enclose(np.array([5, 6, 7], np.uint16), np.array([2, 0, 1]), bos=1, eos=2)
+    assert ids.tolist() == [1, 5, 6, 2, 1, 2, 1, 7, 2]
+    assert lengths.tolist() == [4, 2, 3] and ids.dtype == np.uint16
