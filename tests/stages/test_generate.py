@@ -1,4 +1,4 @@
-"""Catches samples that depend on the batch they were drawn in, wrong padding or cache, and prompts unlike training's."""
+"""Catches samples that depend on the batch they came in, wrong padding or cache, prompts unlike training's."""
 
 import json
 
@@ -9,7 +9,7 @@ from tiny_model import POSITIONS, make_config, make_context, make_model, make_to
 from pipeline import generate
 from pipeline.data.chat import ChatEncoder, encode_conversation
 from pipeline.errors import UserError
-from pipeline.generate import chat_prompt, choose, document_prompt, sample, sample_batch, stop_ids, stream
+from pipeline.generate import chat_prompt, choose, document_prompt, sample, sample_batch, stop_ids
 
 
 @pytest.fixture(scope="module")
