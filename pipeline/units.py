@@ -13,7 +13,7 @@ def number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if value and not 1e-4 <= abs(value) < 1e9:
-        return f"{value:.3e}"
+        return f"{value:.4g}"
     shown = f"{value:,.{significant_decimals(value)}f}"
     return shown.rstrip("0").rstrip(".") if "." in shown else shown
 

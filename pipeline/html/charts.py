@@ -8,6 +8,7 @@ from pipeline.html.element import Markup, element, join
 from pipeline.units import number, prefixed, significant_decimals
 
 COLOURS = 6  # classes s0 to s5 of the style sheet
+BRIEF_LEGEND = 4  # with more lines than so many, a legend gives their ends alone
 MARKED_POINTS = 24  # a series of at most so many points gets a dot for each
 
 
@@ -93,7 +94,7 @@ def line_chart(title: str, unit: str, x_label: str, series: list[Series], height
     heading = element("figcaption", title, *([element("small", f" {unit}")] if unit else []))
     legend = element(
         "ul",
-        *(_legend(line, index, len(series) > 1, unit) for index, line in enumerate(series)),
+        *(_legend(line, index, len(series), unit) for index, line in enumerate(series)),
         class_="legend",
     )
     return element("figure", heading, element("div", plot, class_="plot"), legend, class_="chart")
@@ -126,13 +127,18 @@ def _lines(series: list[Series], x: Scale, y: Scale) -> Markup:
     """Every line in a box of 1000 x 1000 that is stretched over the plot."""
     paths = [
         element(
-            "path", d=_path(line, x, y), class_=f"line s{index % COLOURS}", vector_effect="non-scaling-stroke"
+            "path", d=_path(line, x, y), class_=_colour("line", index), vector_effect="non-scaling-stroke"
         )
         for index, line in enumerate(series)
     ]
     return element(
         "svg", *paths, width="100%", height="100%", viewBox="0 0 1000 1000", preserveAspectRatio="none"
     )
+
+
+def _colour(kind: str, index: int) -> str:
+    """The classes of a line or dot; once the colours are used up, they come again dashed."""
+    return f"{kind} s{index % COLOURS}" + (" again" if index >= COLOURS else "")
 
 
 def _path(line: Series, x: Scale, y: Scale) -> str:
@@ -162,38 +168,37 @@ def _marks(line: Series, index: int, x: Scale, y: Scale) -> list[Markup]:
             )
         elif dotted:
             place = {"cx": f"{x.percent(at):g}%", "cy": f"{100 - y.percent(value):g}%"}
-            marks.append(element("circle", told, r=2.5, class_=f"dot s{index % COLOURS}", **place))
+            marks.append(element("circle", told, r=2.5, class_=_colour("dot", index), **place))
     return marks
 
 
-def _legend(line: Series, index: int, named: bool, unit: str) -> Markup:
+def _legend(line: Series, index: int, lines: int, unit: str) -> Markup:
+    """A line's colour and name where there are several, its values in short, and its gaps."""
     finite = [(x, y) for x, y in line.points if math.isfinite(y)]
     broken = [x for x, y in line.points if not math.isfinite(y)]
-    swatch = element(
-        "svg",
-        element("line", x1=0, x2=16, y1=5, y2=5, class_=f"line s{index % COLOURS}"),
-        width=16,
-        height=10,
-    )
-    parts = [swatch, " ", element("b", line.label), " "] if named else []
+    stroke = element("line", x1=0, x2=16, y1=5, y2=5, class_=_colour("line", index))
+    swatch = element("svg", stroke, width=16, height=10)
+    parts = [swatch, " ", element("b", line.label), " "] if lines > 1 else []
     if finite:
-        parts.append(_extremes(finite, len(line.points), _with_prefix if unit == "FLOP/s" else number))
+        show = _with_prefix if unit == "FLOP/s" else number
+        parts.append(_ends(finite, show) + ("" if lines > BRIEF_LEGEND else _extremes(finite, show)))
     if broken:
         steps = ", ".join(number(x) for x in broken[:5]) + (", …" if len(broken) > 5 else "")
         parts.append(element("span", f" × {len(broken)} not finite, at {steps}", class_="broken"))
     return element("li", *parts)
 
 
-def _extremes(finite: list[tuple[float, float]], count: int, show: Callable[[float], str]) -> str:
-    (low_x, low), (high_x, high) = (
-        min(finite, key=lambda point: point[1]),
-        max(finite, key=lambda point: point[1]),
-    )
-    if low == high:
-        return f"{show(low)} throughout, {count:,} values" if count > 1 else f"{show(low)} at {number(low_x)}"
-    ends = f"{show(finite[0][1])} → {show(finite[-1][1])}"
-    extremes = f"lowest {show(low)} at {number(low_x)}, highest {show(high)} at {number(high_x)}"
-    return f"{ends}; {extremes}; {count:,} values"
+def _ends(finite: list[tuple[float, float]], show: Callable[[float], str]) -> str:
+    values = {y for _, y in finite}
+    return f"{show(finite[0][1])} → {show(finite[-1][1])}" if len(values) > 1 else show(finite[0][1])
+
+
+def _extremes(finite: list[tuple[float, float]], show: Callable[[float], str]) -> str:
+    (low_x, low), (high_x, high) = (choose(finite, key=lambda point: point[1]) for choose in (min, max))
+    if len(finite) == 1:
+        return f" at {number(low_x)}"
+    told = f"; lowest {show(low)} at {number(low_x)}, highest {show(high)} at {number(high_x)}"
+    return f"{told if high > low else ''}; {len(finite):,} values"
 
 
 def _with_prefix(value: float) -> str:
@@ -212,16 +217,12 @@ def interval_mark(value: float, interval: tuple[float, float] | None, scale: Sca
 
 
 def interval_axis(scale: Scale) -> Markup:
-    """The ticks above a column of `interval_mark`s; those near an end stay inside."""
+    """The ticks above a column of `interval_mark`s."""
     labels = [
-        element("text", label, x=f"{at:g}%", y=12, text_anchor=_anchor(at), class_="axis")
-        for label, at in zip(tick_labels(scale), map(scale.percent, scale.ticks), strict=True)
+        element("text", label, x=f"{scale.percent(tick):g}%", y=12, text_anchor="middle", class_="axis")
+        for tick, label in zip(scale.ticks, tick_labels(scale), strict=True)
     ]
     return element("svg", *labels, width="100%", height=16, aria_hidden="true")
-
-
-def _anchor(percent: float) -> str:
-    return "start" if percent < 8 else "end" if percent > 92 else "middle"
 
 
 def bar_chart(title: str, bars: list[tuple[str, float]], show: Callable[[float], str]) -> Markup:

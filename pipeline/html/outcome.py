@@ -63,7 +63,7 @@ def about(score: Score) -> str:
 
 
 def scores(groups: dict[str, list[Score]], missing: dict[str, str]) -> Part | None:
-    """Every score with its interval on a scale shared within its name; protocols as footnotes, and what was not measured."""
+    """Every score with its interval on a scale shared within its name; protocols and gaps below."""
     if not groups and not missing:
         return None
     protocols = list(
@@ -75,7 +75,7 @@ def scores(groups: dict[str, list[Score]], missing: dict[str, str]) -> Part | No
         element("p", element("sup", str(i + 1)), f" {text}", class_="note")
         for i, text in enumerate(protocols)
     ]
-    gaps = [element("p", f"not measured: {name}: {why}", class_="note") for name, why in missing.items()]
+    gaps = [element("p", f"{name}: {why}", class_="note") for name, why in missing.items()]
     return Part("scores", "Scores", join([*([grid] if rows else []), *notes, *gaps]))
 
 
@@ -141,30 +141,22 @@ def _sample(sample: dict[str, Any]) -> Markup:
 
 def _how(sample: dict[str, Any]) -> list[str]:
     """How a sample was made, in words: everything beside its kind and texts."""
-    said = []
-    for key, value in sample.items():
-        if key in ("kind", "prompt", "text") or value is None:
-            continue
-        if key == "seed":
-            said.append(f"seed {value}")
-            continue
-        if key == "stopped" and isinstance(value, bool):
-            said.append("ended by itself" if value else "cut at the limit")
-        elif isinstance(value, dict):
-            said += [f"{words(name)} {_said(name, part)}" for name, part in value.items()]
-        elif isinstance(value, str):
-            said.append(words(value))
-        else:
-            said.append(
-                f"{quantity(key, value)} {words(key)}"
-                if key == "tokens"
-                else f"{words(key)} {quantity(key, value)}"
-            )
-    return said
+    told = {key: value for key, value in sample.items() if key not in ("kind", "prompt", "text")}
+    return [_said(key, value) for key, value in told.items() if value is not None]
 
 
-def _said(name: str, value: Any) -> str:
-    return ("no", "yes")[value] if isinstance(value, bool) else quantity(name, value)
+def _said(key: str, value: Any) -> str:
+    if key == "seed":
+        return f"seed {value}"
+    if key == "tokens":
+        return f"{quantity(key, value)} tokens"
+    if key == "stopped" and isinstance(value, bool):
+        return "ended by itself" if value else "cut at the limit"
+    if isinstance(value, dict):
+        return " · ".join(_said(name, part) for name, part in value.items())
+    if isinstance(value, bool):
+        return f"{words(key)}: {'yes' if value else 'no'}"
+    return words(value) if isinstance(value, str) else f"{words(key)} {quantity(key, value)}"
 
 
 def images(found: dict[str, list[str]], artifacts: dict[str, Artifact]) -> Part | None:

@@ -68,9 +68,9 @@ td > .digest { white-space: nowrap; }
 figure { margin: 0; }
 figcaption { font-size: .88rem; font-weight: 600; margin-bottom: .6rem; }
 .chart { break-inside: avoid; min-width: 0; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1.6rem 2rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); gap: 1.6rem 2rem; }
 .charts .wide { grid-column: 1 / -1; }
-.plot { padding: .35rem 1rem 2.2rem 3.1rem; }
+.plot { padding: 6px 16px 36px 50px; }
 .plot > svg { display: block; overflow: visible; }
 .axis { fill: var(--soft); font-size: 11.5px; font-weight: 400; }
 .rule { stroke: var(--rule); stroke-width: 1; }
@@ -78,9 +78,10 @@ figcaption { font-size: .88rem; font-weight: 600; margin-bottom: .6rem; }
 .line { fill: none; stroke-width: 1.75; stroke-linejoin: round; stroke-linecap: round; }
 .s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); }
 .s3 { stroke: var(--c3); } .s4 { stroke: var(--c4); } .s5 { stroke: var(--c5); }
+.again { stroke-dasharray: 4 4; }
 .dot { fill: var(--paper); stroke-width: 1.5; }
 text.broken { fill: var(--bad); font-size: 17px; font-weight: 700; } span.broken { color: var(--bad); }
-.legend { list-style: none; margin: 0; padding: 0 0 0 3.1rem; font-size: .78rem; line-height: 1.5; color: var(--soft); }
+.legend { list-style: none; margin: 0; padding: 0 0 0 50px; font-size: .78rem; line-height: 1.5; color: var(--soft); }
 .legend b { color: var(--ink); font-weight: 600; }
 .interval { stroke: var(--c0); stroke-width: 6; stroke-linecap: round; opacity: .32; }
 .value { fill: var(--c0); }
@@ -106,13 +107,14 @@ details > pre { background: var(--panel); border-radius: 6px; padding: .8rem .9r
 @media (max-width: 36rem) {
   html { font-size: 15px; }
   main { padding: 1.5rem 1rem 3rem; }
-  .plot { padding-left: 2.6rem; padding-right: .6rem; }
+  .plot { padding-left: 42px; padding-right: 10px; }
   .legend { padding-left: 0; }
   .scores td small { display: block; } .scores td:first-child { width: auto; white-space: nowrap; }
-  .scores .spread { width: 30%; padding: .38rem .5rem; min-width: 5rem; }
+  .scores .spread { width: 30%; padding: .38rem .8rem; min-width: 5.5rem; }
   .facts td:first-child { width: 8rem; }
 }
 @media print {
+  :root { --paper: #fff; }
   html { font-size: 12px; }
   main { max-width: none; padding: 0; }
   nav { display: none; }
