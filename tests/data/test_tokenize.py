@@ -144,12 +144,31 @@ def test_a_text_that_becomes_a_control_token_stops_or_is_listed(run_stage, tmp_p
         ["the"], "{% for m in messages %}{{ m.content }}the{% endfor %}", eos_token="the"
     )
     tokenizer.backend_tokenizer.model.ignore_merges = True
-    texts = [*(f"is it {i}" for i in range(40)), "the"]
+    texts = [*(f"is it {i}" for i in range(40)), *["the"] * 8]
     with pytest.raises(UserError, match=r"texts.jsonl.*41(.|\n)*holds 'the'(.|\n)*corpus.on_bad_row=skip"):
         run_stage(texts, tokenizer=tokenizer)
     (tmp_path / "out").rename(tmp_path / "first")
     metrics, out = run_stage(texts, tokenizer=tokenizer, on_bad_row="skip")
     assert metrics["documents.train.documents"] + metrics["documents.held_out.documents"] == 40
+    skipped = [row["key"] for row in read_lines(out / "skipped.jsonl")]
+    assert len(skipped) == 8 and {sources.is_held_out(key, 0.3) for key in skipped} == {True, False}
+    assert len(read_lines(out / "documents.held_out.jsonl")) == metrics["documents.held_out.documents"]
+
+
+def test_a_conversation_that_the_template_refuses_stops_or_is_listed(run_stage, tmp_path, with_template):
+    refusing = "<|bos|>{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer = with_template("<|bos|>", refusing)
+    conversations = [*CONVERSATIONS, [{"role": "system", "content": "so"}, *CONVERSATIONS[0]]]
+    with pytest.raises(UserError, match=r"chat.jsonl.*41: .*no system(.|\n)*chat.on_bad_row=skip"):
+        run_stage(conversations=conversations, tokenizer=tokenizer)
+    (tmp_path / "out").rename(tmp_path / "first")
+    metrics, out = run_stage(conversations=conversations, tokenizer=tokenizer, on_bad_row="skip")
+    assert metrics["skipped_rows"] == 1 == len(read_lines(out / "skipped.jsonl"))
+    assert metrics["conversations.train.documents"] + metrics["conversations.held_out.documents"] == 40
+
+
+def test_batches_hold_the_limit_and_no_more():
+    assert list(tokenize.batches(["aa", "b", "cccc", "d"], len, 3)) == [["aa", "b"], ["cccc"], ["d"]]
 
 
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS[1:2], TEXTS[2:3]])
