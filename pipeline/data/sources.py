@@ -1,0 +1,283 @@
+"""Documents and conversations of every source: in a fixed order, one at a time, no bad row dropped unseen."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pipeline.data import rows, stdlib
+from pipeline.data.rows import Row, Source, column_of, name_of
+from pipeline.errors import UserError, nearest
+from pipeline.files import digest_of
+from pipeline.lm_config import Chat, Corpus
+
+ROLES = ("system", "user", "assistant")
+FIRST_ROWS = 8  # looked at before anything runs
+
+MESSAGES = 'a list of messages such as {"role": "user", "content": "..."}'
+
+SkippedRow = dict[str, Any]  # {"key", "file", "line", "reason"} of a row left out under on_bad_row: skip
+
+
+Reader = Callable[[Source], Iterator[Row]]
+Parser = Callable[[Source, Row], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, and the key that names it in its corpus and decides whether it is held out."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages {"role", "content"}; the key is as a document's."""
+
+    key: str
+    messages: tuple[dict[str, str], ...]
+
+
+class BadRow(Exception):
+    """Why a row is no document or conversation; `line` where a whole file's bad line is known."""
+
+    def __init__(self, reason: str, line: int | None = None):
+        super().__init__(reason)
+        self.line = line
+
+
+def documents(corpus: Corpus, skipped: list[SkippedRow]) -> Iterator[Document]:
+    """The documents of a corpus, ordered by file and by line or row within it; read as they are asked for.
+
+    Args:
+        skipped: rows left out under on_bad_row: skip are appended to it.
+
+    Raises:
+        UserError: nothing at the path, no document in it, or, under on_bad_row: error, a bad row. An empty or
+            undecodable file is a bad row, too; an empty module of the standard library is none.
+    """
+    return _items(corpus, corpus.max_documents, skipped)
+
+
+def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversation]:
+    """The conversations of a chat section, ordered as documents are; WordNet's by word. Raises as documents."""
+    return _items(chat, chat.max_conversations, skipped)
+
+
+def is_held_out(key: str, held_out: float) -> bool:
+    """Whether a key falls in the held-out share: a hash of its part before `::` (a file, or a word) decides."""
+    digest = hashlib.sha256(key.split("::", 1)[0].encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < held_out
+
+
+def check_corpus(corpus: Corpus) -> None:
+    """Refuse, without reading it all, a corpus that cannot be read: path, files, permissions, the first rows.
+
+    Raises:
+        UserError: as documents.
+    """
+    _check(corpus)
+
+
+def check_chat(chat: Chat) -> None:
+    """As check_corpus, for conversations."""
+    _check(chat)
+
+
+def fingerprint(source: Source) -> dict[str, int | str]:
+    """Identity of the bytes read: `files` (`rows` of a `datasets` source), their `bytes`, and a `sha256`.
+
+    The sha256 is over (key, sha256 of content) of each file, sorted, or of each row, in order.
+    """
+    if source.source == "datasets":
+        found = [
+            _digest(row.key, json.dumps(row.value, default=str).encode()) for row in rows.dataset_rows(source)
+        ]
+    elif source.source == "wordnet":
+        found = [_digest(key, content) for key, content in stdlib.wordnet_files(rows.path_of(source))]
+    else:
+        found = [(key, path.stat().st_size, digest_of(path)) for key, path in rows.files_of(source)]
+    lines = "".join(f"{key}\0{digest}\n" for key, _, digest in found)
+    return {
+        "rows" if source.source == "datasets" else "files": len(found),
+        "bytes": sum(size for _, size, _ in found),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
+
+
+def _digest(key: str, content: bytes) -> tuple[str, int, str]:
+    return key, len(content), hashlib.sha256(content).hexdigest()
+
+
+def _items(source: Source, limit: int | None, skipped: list[SkippedRow]) -> Iterator[Any]:
+    read, parse = _READ_AND_PARSE[type(source), source.source]
+    found = 0
+    for row in read(source):
+        try:
+            items = parse(source, row)
+        except BadRow as bad:
+            _skip_or_raise(source, row, bad, skipped)
+            continue
+        for item in items:
+            yield item
+            found += 1
+            if found == limit:
+                return
+    if not found:
+        why = f"{len(skipped)} rows skipped, the first: {skipped[0]['reason']}" if skipped else "no rows"
+        raise UserError(f"{name_of(source)}: nothing to read in {source.path or source.source} ({why})")
+
+
+def _check(source: Source) -> None:
+    if source.source == "datasets":
+        rows.dataset_name(source)
+    elif source.source == "wordnet":
+        stdlib.wordnet_files(rows.path_of(source))
+    else:
+        read, parse = _READ_AND_PARSE[type(source), source.source]
+        for row in islice(read(source), FIRST_ROWS):
+            try:
+                parse(source, row)
+            except BadRow as bad:
+                _skip_or_raise(source, row, bad, [])
+
+
+def _skip_or_raise(source: Source, row: Row, bad: BadRow, skipped: list[SkippedRow]) -> None:
+    line = row.line if bad.line is None else bad.line
+    if source.on_bad_row == "skip":
+        skipped.append({"key": row.key, "file": row.file, "line": line, "reason": str(bad).split("\n")[0]})
+        return
+    place = "" if line is None else f" row {line}" if source.source in ("parquet", "datasets") else f":{line}"
+    raise UserError(
+        f"{row.file}{place}: {bad}\n"
+        f"way out: mend it, or {name_of(source)}.on_bad_row=skip to leave such rows out and count them"
+    )
+
+
+# Parsers: one row -> its documents or conversations. Raises BadRow.
+
+
+def _decoded(row: Row) -> str:
+    try:
+        return row.value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = (row.line or 1) + row.value.count(b"\n", 0, error.start)
+        raise BadRow(f"byte {row.value[error.start]:#04x} is not UTF-8\nexpected: UTF-8 text", line) from None
+
+
+def _text_file(corpus: Corpus, row: Row) -> list[Document]:
+    text = _decoded(row)
+    if not text.strip():
+        raise BadRow("the file is empty\nexpected: text")
+    return [Document(row.key, text)]
+
+
+def _module(corpus: Corpus, row: Row) -> list[Document]:
+    text = _decoded(row)
+    return [Document(row.key, text)] if text.strip() else []
+
+
+def _text_column(corpus: Corpus, row: Row) -> list[Document]:
+    text = row.value[corpus.text_column]
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow(f"column {corpus.text_column!r} holds {_brief(text)}\nexpected: text that is not empty")
+    _require_unicode(text)
+    return [Document(row.key, text)]
+
+
+def _docstrings(chat: Chat, row: Row) -> list[Conversation]:
+    try:
+        pairs = stdlib.docstring_pairs(_decoded(row))
+    except SyntaxError as error:
+        raise BadRow(f"not Python: {error.msg}\nexpected: a module that parses", error.lineno) from None
+    return [_asked_and_answered(f"{row.key}::{pair.name}", pair) for pair in pairs]
+
+
+def _definition(chat: Chat, row: Row) -> list[Conversation]:
+    return [_asked_and_answered(row.key, row.value)]
+
+
+def _asked_and_answered(key: str, pair: stdlib.Pair) -> Conversation:
+    user, assistant = (
+        {"role": "user", "content": pair.question},
+        {"role": "assistant", "content": pair.answer},
+    )
+    return Conversation(key, (user, assistant))
+
+
+def _messages_column(chat: Chat, row: Row) -> list[Conversation]:
+    messages = row.value[chat.messages_column]
+    if not isinstance(messages, list) or not messages:
+        raise BadRow(f"column {chat.messages_column!r} holds {_brief(messages)}\nexpected: {MESSAGES}")
+    checked = tuple(_message(number, message) for number, message in enumerate(messages))
+    if not any(message["role"] == "assistant" for message in checked):
+        raise BadRow("no message is the assistant's\nexpected: at least one, to learn from")
+    return [Conversation(row.key, checked)]
+
+
+def _message(number: int, message: Any) -> dict[str, str]:
+    """Role and content of a message; what else a table keeps beside them is left out."""
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        raise BadRow(f"message {number} is {_brief(message)}\nexpected: {MESSAGES}")
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        raise BadRow(f"message {number} has the role {_brief(role)}\n{nearest(str(role), ROLES)}")
+    if not isinstance(content, str) or not content.strip():
+        raise BadRow(f"message {number} has the content {_brief(content)}\nexpected: text that is not empty")
+    if role == "system" and number:
+        raise BadRow(f"message {number} is the system's\nexpected: a system message only at the beginning")
+    _require_unicode(content)
+    return {"role": role, "content": content}
+
+
+def _json_line(parse: Parser) -> Parser:
+    """The parser of a JSON line whose column `parse` takes."""
+
+    def parse_line(source: Source, row: Row) -> Iterable[Any]:
+        text = _decoded(row)
+        if not text.strip():
+            raise BadRow("empty\nexpected: one JSON object a line")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadRow(
+                f"not JSON: {error.msg} at column {error.colno}\nexpected: one JSON object a line"
+            ) from None
+        if not isinstance(value, dict):
+            raise BadRow(f"holds {_brief(value)}\nexpected: one JSON object a line")
+        if column_of(source) not in value:
+            hint = nearest(column_of(source), value)[:300]
+            raise BadRow(f"no column {column_of(source)!r}\n{hint}")
+        return parse(source, dataclasses.replace(row, value=value))
+
+    return parse_line
+
+
+def _require_unicode(text: str) -> None:
+    """JSON can spell half of a surrogate pair, which is no text and cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f"{text[error.start]!r} is half of a surrogate pair\nexpected: valid Unicode") from None
+
+
+def _brief(value: Any) -> str:
+    return "an empty text" if isinstance(value, str) and not value.strip() else f"{value!r:.60}"
+
+
+_READ_AND_PARSE: dict[tuple[type, str], tuple[Reader, Parser]] = {
+    (Corpus, "stdlib"): (rows.file_rows, _module),
+    (Corpus, "text"): (rows.file_rows, _text_file),
+    (Corpus, "jsonl"): (rows.line_rows, _json_line(_text_column)),
+    (Corpus, "parquet"): (rows.parquet_rows, _text_column),
+    (Corpus, "datasets"): (rows.dataset_rows, _text_column),
+    (Chat, "stdlib_docstrings"): (rows.file_rows, _docstrings),
+    (Chat, "wordnet"): (rows.wordnet_rows, _definition),
+    (Chat, "jsonl"): (rows.line_rows, _json_line(_messages_column)),
+    (Chat, "parquet"): (rows.parquet_rows, _messages_column),
+    (Chat, "datasets"): (rows.dataset_rows, _messages_column),
+}
