@@ -1,0 +1,92 @@
+"""Stage `tokenizer`: train it on the corpus' training documents, and measure it on those held out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.data import sources
+from pipeline.errors import UserError
+from pipeline.lm_config import Corpus, LanguageModelConfig
+from pipeline.stage import Context
+from tokenizer.evaluate import evaluate
+from tokenizer.files import save
+from tokenizer.train import VocabularyError, train
+
+EVALUATED_BYTES = 2_000_000  # of held-out documents, the first in the corpus' order
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Refuse a recipe without the sections corpus and tokenizer, or a corpus that cannot be read.
+
+    Raises:
+        UserError: one of these; as sources.check_corpus.
+    """
+    if config.corpus is None or config.tokenizer is None:
+        raise UserError("stage tokenizer needs the sections corpus and tokenizer")
+    sources.check_corpus(config.corpus)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write the tokenizer's directory, without a length: that is the model's to say.
+
+    Returns:
+        tokenizer.evaluate's figures on the first 2 MB of held-out documents; counts `documents.train`,
+        `documents.held_out` and `skipped_rows`; the fingerprint of the `corpus`.
+
+    Raises:
+        UserError: the corpus is refused, leaves a split empty, or does not support the vocabulary.
+    """
+    corpus, wanted = context.config.corpus, context.config.tokenizer
+    reading = Reading(corpus)
+    try:
+        tokenizer = train(reading.training_texts(), wanted.vocabulary_size, wanted.algorithm)
+    except VocabularyError as error:
+        raise UserError(f"tokenizer.vocabulary_size: {error}") from None
+    save(tokenizer, context.out, model_max_length=None)
+    figures = evaluate(tokenizer, reading.held_out_texts)
+    return figures | reading.counts() | {"corpus": sources.fingerprint(corpus)}
+
+
+class Reading:
+    """One pass over a corpus: its training texts stream by, the first held-out ones and the counts are kept."""
+
+    def __init__(self, corpus: Corpus):
+        self.corpus = corpus
+        self.held_out_texts: list[str] = []
+        self.skipped: list[sources.SkippedRow] = []
+        self._documents = {"train": 0, "held_out": 0}
+        self._kept_bytes = 0
+
+    def training_texts(self) -> Iterator[str]:
+        """The text of each training document.
+
+        Raises:
+            UserError: as sources.documents; or, at the end, one of the splits holds no document.
+        """
+        for document in sources.documents(self.corpus, self.skipped):
+            if sources.is_held_out(document.key, self.corpus.held_out):
+                self._documents["held_out"] += 1
+                self._keep(document.text)
+            else:
+                self._documents["train"] += 1
+                yield document.text
+        if not all(self._documents.values()):
+            counts = ", ".join(f"{name} {count}" for name, count in self._documents.items())
+            raise UserError(
+                f"corpus.held_out = {self.corpus.held_out} leaves a split without documents: {counts}\n"
+                "way out: more documents, or another corpus.held_out"
+            )
+
+    def _keep(self, text: str) -> None:
+        if self._kept_bytes < EVALUATED_BYTES:
+            self.held_out_texts.append(text)
+            self._kept_bytes += len(text.encode())
+
+    def counts(self) -> dict[str, int]:
+        read = {f"documents.{name}": count for name, count in self._documents.items()}
+        return read | {"skipped_rows": len(self.skipped)}
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("tokenizer")
