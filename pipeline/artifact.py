@@ -138,7 +138,11 @@ def decide(
         return _compare(artifact, identity, inputs)
     started = unfinished / "identity.json"
     if started.is_file() and any(unfinished.glob("step-*")):
-        changed = differences(json.loads(started.read_text()), {"identity": identity, "inputs": inputs})
+        then = json.loads(started.read_text())
+        now = {
+            name: then["inputs"].get(name) if digest is None else digest for name, digest in inputs.items()
+        }
+        changed = differences(then, {"identity": identity, "inputs": now})
         if changed:
             return Decision("conflict", "its checkpoints were made with " + "; ".join(changed))
         return Decision("resume", f"from {sorted(unfinished.glob('step-*'))[-1].name}")

@@ -167,10 +167,11 @@ def _explain(
     error: ValidationError, schema: type[Section], path: Path, text: str, overrides: list[str]
 ) -> str:
     """At most five lines for the first thing that is wrong."""
-    first = error.errors()[0]
+    # A misspelt required key is both unknown and missing: the misspelling is what helps.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     keys = [str(part) for part in first["loc"]]
     dotted = ".".join(keys)
-    given = any(override.startswith(dotted + "=") for override in overrides)
+    given = any(override.startswith((dotted + "=", dotted + ".")) for override in overrides)
     where = "the command line" if given else f"{path}{_line(text, keys)}"
     if first["type"] == "extra_forbidden":
         return f"unknown key {dotted!r} in {where}\n{nearest(keys[-1], _keys_at(schema, keys[:-1]))}"
