@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.lm_config import Generate, LanguageModelConfig
+from pipeline.prompts import chat_prompt, document_prompt, stop_ids
 from pipeline.stage import Context
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-
-    from pipeline.data.chat import ChatEncoder, Messages
 
 
 def choose(logits_V: Tensor, temperature: float | None, top_p: float, generator: Generator | None) -> int:
@@ -42,28 +41,6 @@ def choose(logits_V: Tensor, temperature: float | None, top_p: float, generator:
 def positions_of(config: PretrainedConfig) -> int | None:
     """Tokens that the model can attend to; None where nothing in its config limits them."""
     return getattr(config, "max_position_embeddings", None)
-
-
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None) -> frozenset[int]:
-    """Tokens that end a text: the model's and the tokenizer's end of sequence, and the template's end of turn."""
-    own = model.generation_config.eos_token_id
-    found = {*own} if isinstance(own, list) else {own}
-    if tokenizer is not None:
-        found |= {tokenizer.eos_token_id, end_of_turn(tokenizer)}
-    return frozenset(found - {None})
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """The control token that the chat template writes behind an answer; None without a template or such a token."""
-    if tokenizer.chat_template is None:
-        return None
-    answer = "\ue000"  # private use: no template and no tokenizer knows it
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
-    _, _, tail = tokenizer.apply_chat_template(messages, tokenize=False).partition(answer)
-    special = [
-        i for i in tokenizer(tail, add_special_tokens=False)["input_ids"] if i in tokenizer.all_special_ids
-    ]
-    return special[0] if special else None
 
 
 def stream(
@@ -181,30 +158,6 @@ def sample(
 ) -> list[int]:
     """`sample_batch` of one prompt."""
     return sample_batch(model, tokenizer, [prompt_ids], max_new_tokens, temperature, top_p, [seed])[0]
-
-
-def document_prompt(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """The ids of a document that begins with `text`, as training has them: its opening token, then plain text."""
-    from pipeline.data.kinds import separators
-    from tokenizer.encode import encode
-
-    ids, _ = encode(tokenizer.backend_tokenizer, [text])
-    return [separators(tokenizer)[0], *ids.tolist()]
-
-
-def chat_prompt(encoder: ChatEncoder, messages: Messages) -> list[int]:
-    """The ids up to the place where training's conversations have their next answer.
-
-    Encoded with an answer in that place, which is then cut off: so control tokens typed in a message stay text here
-    as they do there.
-
-    Raises:
-        UserError: as ChatEncoder.lay_out.
-    """
-    encoded = encoder.encode([encoder.lay_out([*messages, {"role": "assistant", "content": "x"}])])
-    end = len(encoded.targets) - int(encoded.targets[::-1].argmax())
-    begin = end - int((encoded.targets[:end][::-1] == 0).argmax())
-    return encoded.ids[:begin].tolist()
 
 
 def check(config: LanguageModelConfig) -> None:

@@ -9,7 +9,8 @@ from tiny_model import POSITIONS, make_config, make_context, make_model, make_to
 from pipeline import generate
 from pipeline.data.chat import ChatEncoder, encode_conversation
 from pipeline.errors import UserError
-from pipeline.generate import chat_prompt, choose, document_prompt, sample, sample_batch, stop_ids
+from pipeline.generate import choose, sample, sample_batch
+from pipeline.prompts import chat_prompt, document_prompt, stop_ids
 
 
 @pytest.fixture(scope="module")
