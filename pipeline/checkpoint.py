@@ -4,6 +4,7 @@ A checkpoint holds whole fp32 tensors by parameter name, spread over one safeten
 GPUs wrote under ZeRO-3 one CPU can resume. Nothing in it is a pickle.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -42,7 +43,7 @@ def save(
     runtime.barrier()
     if runtime.is_main:
         _publish(staged, final, step, progress)
-        _prune(directory, keep)
+        _prune(directory, final, keep)
     runtime.barrier()
     return final
 
@@ -64,17 +65,33 @@ def _publish(staged: Path, final: Path, step: int, progress: dict) -> None:
         path.name: {"size": path.stat().st_size, "sha256": digest_of(path)}
         for path in sorted(staged.iterdir())
     }
-    write_json(staged / MANIFEST, {"step": step, "progress": progress, "files": files})
+    manifest = {"step": step, "progress": progress, "files": files}
+    write_json(staged / MANIFEST, {**manifest, "sha256": _digest_of_manifest(manifest)})
     sync(staged)
     if final.exists():  # written by this very run before a fall-back to an older one
-        shutil.rmtree(final)
+        _remove(final)
     os.replace(staged, final)
     sync(final.parent)
 
 
-def _prune(directory: Path, keep: int) -> None:
-    for old in published(directory)[:-keep]:
-        shutil.rmtree(old)
+def _digest_of_manifest(manifest: dict) -> str:
+    """The sha256 of a manifest without its own."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _prune(directory: Path, newest_kept: Path, keep: int) -> None:
+    """Keep `newest_kept` and the published ones before it; later ones were abandoned, others never published."""
+    kept = [path for path in published(directory) if path.name <= newest_kept.name][-keep:]
+    for path in [*directory.glob("step-*"), *directory.glob(".step-*")]:
+        if path not in kept:
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """The manifest goes first, so that half a removal is never taken for a checkpoint."""
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    sync(checkpoint)
+    shutil.rmtree(checkpoint)
 
 
 def published(directory: Path) -> list[Path]:
@@ -84,8 +101,14 @@ def published(directory: Path) -> list[Path]:
 
 def damage(checkpoint: Path) -> str | None:
     """What differs between a checkpoint and its manifest, or None where it verifies."""
-    files = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    for name, expected in files.items():
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        stated = manifest.pop("sha256")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return f"{checkpoint / MANIFEST} cannot be read"
+    if stated != _digest_of_manifest(manifest):
+        return f"{checkpoint / MANIFEST} has another sha256"
+    for name, expected in manifest["files"].items():
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size != expected["size"]:
             return f"{path} is missing or has another size"
