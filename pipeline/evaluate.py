@@ -1,0 +1,156 @@
+"""Stage `evaluate`: what the base and the fine-tuned model do on held-out data, in evaluation.json.
+
+Which scores there are and what each one's protocol is: pipeline/scores/, a module each.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.shards import Shard, tokenizer_digest
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.lm_config import Corpus, LanguageModelConfig
+from pipeline.model import load_model, load_tokenizer
+from pipeline.scores.answers import MultipleChoice
+from pipeline.scores.bits import DocumentBits, read_lines
+from pipeline.scores.conversations import ConversationLoss
+from pipeline.scores.parsing import ParsedFunctions
+from pipeline.scores.score import BASE, FINE_TUNED, Part, Score, Settings
+from pipeline.stage import Context
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LONGEST_WINDOW = 1024  # where nothing was pretrained and the recipe names no length
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Refuse what cannot be measured here.
+
+    Raises:
+        UserError: multiple-choice questions are asked for and lm-eval is not installed.
+    """
+    asked = config.evaluate.multiple_choice
+    if config.chat and asked and importlib.util.find_spec("lm_eval") is None:
+        raise UserError(
+            f"evaluate.multiple_choice: {asked} questions need lm-eval, which is not installed\n"
+            "way out: pip install headwater[eval], or evaluate.multiple_choice=0"
+        )
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Measure every part on every model and write evaluation.json.
+
+    Returns:
+        each score's value by `NAME/MODEL`, such as `bits_per_byte/base`.
+
+    Raises:
+        UserError: the held-out tokens were made with another tokenizer than the models'.
+    """
+    models = model_directories(context.inputs)
+    parts = list(parts_of(context, models[BASE]))
+    measured = measure(parts, models, context)
+    scores = [score for part in parts if measured[part.name] for score in part.scores(measured[part.name])]
+    for part in parts:
+        if part.missing:
+            print(f"evaluate: {part.name}: {part.missing}", file=context.terminal)
+    write_json(context.out / "evaluation.json", report(parts, measured, scores))
+    return {score.key: score.value for score in scores}
+
+
+def model_directories(inputs: dict[str, Path]) -> dict[str, Path]:
+    """The models to measure, by the name that scores give them."""
+    base = inputs["pretrain"] if "pretrain" in inputs else inputs["base"]
+    tuned = {FINE_TUNED: inputs["finetune"] / "model"} if "finetune" in inputs else {}
+    return {BASE: base / "model"} | tuned
+
+
+def parts_of(context: Context, base: Path) -> Iterator[Part]:
+    """What this recipe's held-out data allows to measure, ready to be measured."""
+    config, asked = context.config, context.config.evaluate
+    held = context.inputs["tokenize"]
+    settings = settings_of(context, base)
+    digest = tokenizer_digest(base)
+    if config.corpus:
+        rows = read_lines(held / "documents.held_out.jsonl")
+        shard = Shard.open(held, "documents.held_out", digest)
+        yield DocumentBits(shard, rows, asked.max_documents, settings)
+        if asked.functions and is_python(config.corpus):
+            yield ParsedFunctions(rows, asked.functions, settings)
+    if config.chat:
+        rows = read_lines(held / "conversations.held_out.jsonl")
+        shard = Shard.open(held, "conversations.held_out", digest)
+        if asked.conversations:
+            window = config.finetune.sequence_length if config.finetune else settings.window
+            yield ConversationLoss(shard, rows, window, asked.conversations, config.corpus is None, settings)
+        if asked.multiple_choice:
+            yield MultipleChoice(rows, load_tokenizer(base), asked.multiple_choice, settings)
+
+
+def is_python(corpus: Corpus) -> bool:
+    """Whether the corpus says that its documents are Python files."""
+    return corpus.source == "stdlib" or (corpus.source == "text" and corpus.pattern.endswith(".py"))
+
+
+def settings_of(context: Context, base: Path) -> Settings:
+    asked = context.config.evaluate
+    return Settings(
+        seed=asked.seed,
+        window=window_of(context.config, base),
+        bf16=(context.config.pretrain or context.config.finetune).bf16,
+        batch_size=asked.per_device_eval_batch_size,
+        bootstrap_samples=asked.bootstrap_samples,
+        progress=context.terminal,
+    )
+
+
+def window_of(config: LanguageModelConfig, base: Path) -> int:
+    """Tokens a model is shown at most: what it was pretrained on, else its positions up to LONGEST_WINDOW."""
+    from transformers import AutoConfig
+
+    if config.pretrain:
+        return config.pretrain.sequence_length
+    return min(
+        AutoConfig.from_pretrained(base, local_files_only=True).max_position_embeddings, LONGEST_WINDOW
+    )
+
+
+def measure(parts: list[Part], models: dict[str, Path], context: Context) -> dict[str, dict[str, Any]]:
+    """Part -> model -> what the part measured; each model is loaded once. Seconds go to what was made."""
+    measured: dict[str, dict[str, Any]] = {part.name: {} for part in parts}
+    seconds = context.made.setdefault("seconds_by_part", {})
+    for name, directory in models.items():
+        model, tokenizer = on_device(load_model(directory)), load_tokenizer(directory)
+        for part in parts:
+            if name in part.models:
+                started = time.perf_counter()
+                measured[part.name][name] = part.measure(model, tokenizer)
+                seconds[f"{part.name}/{name}"] = round(time.perf_counter() - started, 3)
+    return measured
+
+
+def on_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the GPU where there is one."""
+    import torch
+
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def report(parts: list[Part], measured: dict[str, dict[str, Any]], scores: list[Score]) -> dict[str, Any]:
+    """What evaluation.json holds."""
+    return {
+        "scores": [score.as_json() for score in scores],
+        "missing": {part.name: part.missing for part in parts if part.missing},
+        "detail": {part.name: part.detail() | {"measured": measured[part.name]} for part in parts},
+    }
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("evaluate")

@@ -1,0 +1,104 @@
+"""Whether what a model writes after a function's header is Python: prompts from held-out code, the cut, the verdict."""
+
+import ast
+import io
+import tokenize
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Function(NamedTuple):
+    """A held-out function: the document's text up to its header, the header with its line end, and all after it."""
+
+    before: str
+    header: str
+    after: str
+
+
+def functions_of(text: str) -> list[Function]:
+    """Every function of a Python document with a body on lines of its own, in order; none where it does not parse."""
+    tree = parsed(text)
+    if tree is None:
+        return []
+    ends = _logical_line_ends(text)
+    lines = _lines(text)
+    spans = [
+        (node.lineno, ends[node.lineno])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body[0].lineno > ends[node.lineno]
+    ]
+    return [
+        Function("".join(lines[: first - 1]), "".join(lines[first - 1 : last]), "".join(lines[last:]))
+        for first, last in sorted(spans)
+    ]
+
+
+def _lines(text: str) -> list[str]:
+    """The lines as Python counts them, with their ends; str.splitlines would also cut at a form feed."""
+    return io.StringIO(text).readlines()
+
+
+def _logical_line_ends(text: str) -> dict[int, int]:
+    """First physical line of each logical line -> its last physical line, both from 1."""
+    ends, first = {}, None
+    skipped = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NEWLINE and first is not None:
+            ends[first], first = token.start[0], None
+        elif token.type not in skipped and first is None:
+            first = token.start[0]
+    return ends
+
+
+def choose(texts: list[str], count: int, seed: int) -> list[tuple[int, Function]]:
+    """`count` functions (all, where there are fewer) drawn without replacement, with the index of their text."""
+    found = [(index, function) for index, text in enumerate(texts) for function in functions_of(text)]
+    drawn = np.random.default_rng(seed).permutation(len(found))[:count]
+    return [found[index] for index in sorted(drawn)]
+
+
+def accepted(header: str, continuation: str) -> bool:
+    """Whether `header` followed by `continuation`, cut where the function ends, is a function that ast.parse accepts.
+
+    The cut is the first line, indented no deeper than the header, that leaves text that parses: such a line may also
+    stand inside a string or brackets. Where there is none the function ends with the last complete line.
+    """
+    return any(_parses_as_function(text) for text in _cuts(header, continuation))
+
+
+def _cuts(header: str, continuation: str) -> Iterator[str]:
+    lines = _lines(continuation)
+    for index, line in enumerate(lines):
+        if line.strip() and _indentation(line) <= _indentation(header):
+            yield header + "".join(lines[:index])
+    complete = [line for line in lines if line.endswith("\n")]
+    yield header + "".join(complete)
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _parses_as_function(text: str) -> bool:
+    # A method stands in a block, which is simpler and safer than taking its indentation away.
+    tree = parsed("if True:\n" + text if _indentation(text) else text)
+    return tree is not None
+
+
+def parsed(text: str) -> ast.Module | None:
+    """The syntax tree, or None where ast.parse refuses the text; its warnings (such as invalid escapes) are nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(text)
+        except (
+            SyntaxError,
+            ValueError,
+            RecursionError,
+            MemoryError,
+        ):  # all that ast.parse documents, on hostile text
+            return None

@@ -1,0 +1,85 @@
+"""What every score has in common: the record that evaluation.json holds, and the interface of what measures it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+
+from pipeline.recipe import derived_seed
+from pipeline.scores.intervals import Interval
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+BASE, FINE_TUNED, XZ, REFERENCE = "base", "fine-tuned", "xz -9e", "reference"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure on held-out data.
+
+    name: what is measured; model: of what it is measured (BASE, FINE_TUNED, XZ, or REFERENCE for held-out data in the
+    model's place); interval: 95 %, or None where nothing was sampled; count: units behind the value, which the
+    protocol names; protocol: all that another implementation needs to get the same figure.
+    """
+
+    name: str
+    model: str
+    value: float
+    interval: Interval | None
+    unit: str
+    count: int
+    protocol: str
+    better: Literal["lower", "higher"]
+
+    @property
+    def key(self) -> str:
+        """The score's name among the metrics of an artifact."""
+        return f"{self.name.replace(' ', '_')}/{self.model}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every measurement is given.
+
+    window: tokens that a model is shown at most; bf16: likelihoods are computed in bfloat16; batch_size: sequences a
+    forward at most; bootstrap_samples: resamples behind an interval; progress: for bars, if it is a terminal.
+    """
+
+    seed: int
+    window: int
+    bf16: bool
+    batch_size: int
+    bootstrap_samples: int
+    progress: TextIO
+
+    @property
+    def precision(self) -> str:
+        """What a protocol says of it."""
+        return "bfloat16 with the softmax in fp32" if self.bf16 else "fp32"
+
+    def seed_of(self, purpose: str, *progress: int) -> int:
+        return derived_seed(self.seed, f"evaluate/{purpose}", *progress)
+
+
+class Part(Protocol):
+    """One kind of measurement: made of each model in turn, then put beside each other.
+
+    models: which of BASE and FINE_TUNED it is made of; missing: why nothing or less than asked is measured, or "".
+    """
+
+    name: str
+    models: tuple[str, ...]
+    missing: str
+
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Any:
+        """Plain JSON data, for `scores` and for the detail in evaluation.json."""
+
+    def scores(self, measured: dict[str, Any]) -> list[Score]:
+        """The scores of the models measured, by name."""
+
+    def detail(self) -> dict[str, Any]:
+        """What was measured on, as plain JSON data; what each model gave is added under its name."""
