@@ -7,7 +7,9 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline import artifact
-from pipeline.lm_config import LanguageModelConfig
+from pipeline.files import write_json
+from pipeline.lm_config import LanguageModelConfig, Lora
+from pipeline.lora import add_adapters, save_adapter
 from pipeline.model import save_model
 from pipeline.stage import Context, Stage
 from tokenizer.files import save
@@ -100,3 +102,51 @@ def publish_model(output: Path, name: str, model, inputs: tuple[str, ...] = ()) 
     """As `pretrain` and `finetune` publish: `model/` with tokenizer."""
     tokenizer = make_tokenizer(output / ".partial" / "tokenizer")
     return publish(output, name, lambda directory: save_model(model, tokenizer, directory / "model"), inputs)
+
+
+def publish_adapter(
+    output: Path, base: int, name: str = "finetune", inputs: tuple[str, ...] = ("pretrain",)
+) -> Path:
+    """As `finetune` publishes with LoRA over `make_model(base, scale=0.1)`: `model/`, merged, and `adapter/`."""
+    tokenizer = make_tokenizer(output / ".partial" / "tokenizer")
+
+    def fill(directory: Path) -> None:
+        adapted = add_adapters(make_model(base, scale=0.1), Lora(r=4, lora_alpha=8))
+        for key, parameter in adapted.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.05)
+        save_adapter(adapted, directory / "adapter", output / "pretrain" / "model")
+        save_model(adapted.merge_and_unload(), tokenizer, directory / "model")
+
+    return publish(output, name, fill, inputs)
+
+
+SCORES = [
+    {
+        "name": "bits per byte",
+        "model": model,
+        "value": value,
+        "interval": interval,
+        "unit": "bits/byte",
+        "count": 4321,
+        "protocol": "window 64 | stride 32",
+        "better": "lower",
+    }
+    for model, value, interval in (("base", 1.5342, [1.51, 1.56]), ("xz -9e", 1.7, None))
+]
+SAMPLES = [
+    {
+        "kind": "base",
+        "prompt": "the end",
+        "decoding": "greedy",
+        "seed": 1,
+        "text": "is ```` this",
+        "stopped": True,
+    }
+]
+
+
+def publish_results(output: Path, inputs: tuple[str, ...]) -> None:
+    """As `evaluate` and `generate` publish."""
+    publish(output, "evaluate", lambda path: write_json(path / "evaluation.json", {"scores": SCORES}), inputs)
+    publish(output, "generate", lambda path: write_json(path / "samples.json", SAMPLES), inputs)

@@ -1,0 +1,191 @@
+"""Stage `export`: one directory that plain transformers loads, checked against the live model before it is published.
+
+Weights stay fp32, as they were trained and as they are compared; the check also loads them as bfloat16, which is how
+many will serve them, and refuses a difference above export.bf16_logit_bound.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import model_card, provenance
+from pipeline.errors import UserError, nearest
+from pipeline.files import write_json
+from pipeline.lm_config import Generate, LanguageModelConfig
+from pipeline.stage import Context
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parent.parent
+BF16 = "bf16_logit_difference_relative"
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Refuse a licence that is none.
+
+    Raises:
+        UserError: naming the key and the nearest identifier.
+    """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    assert config.export is not None, "the stage exists only where its section does"
+    try:
+        canonicalize_license_expression(config.export.licence)
+    except InvalidLicenseExpression:
+        raise UserError(
+            f"export.licence {config.export.licence!r} is no SPDX identifier\n"
+            f"{nearest(config.export.licence.lower(), model_card.HUB_LICENCES)[:200]}\n"
+            "way out: an identifier of spdx.org/licenses, or LicenseRef-NAME for one that is not there"
+        ) from None
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write the model, its tokenizer, generation_config.json, `adapter/` where there is one, and the model card.
+
+    Returns:
+        what the check in a fresh process measured.
+
+    Raises:
+        UserError: as bfloat16 the model differs by more than export.bf16_logit_bound.
+        RuntimeError: the exported directory does not equal the live model; nothing is published.
+    """
+    config, inputs = context.config, context.inputs
+    base = inputs["pretrain" if "pretrain" in inputs else "base"]
+    tuned = inputs.get("finetune", base)
+    write_model(tuned / "model", context.out, config.generate)
+    adapter = tuned / "adapter"
+    if adapter.is_dir():
+        write_adapter(adapter, context.out / "adapter", config)
+    prompts = [*config.generate.prompts, *config.generate.chat_prompts]
+    pair = (context.out / "adapter", base / "model") if adapter.is_dir() else None
+    verdict = check_afresh(context.out, tuned / "model", pair, config.export.bf16_logit_bound, prompts)
+    refuse(verdict)
+    (context.out / "README.md").write_text(_card(context, verdict["measured"]), encoding="utf-8")
+    return verdict["measured"]
+
+
+def write_model(live: Path, out: Path, generation: Generate) -> None:
+    """The files of a model directory, byte for byte, but for a generation_config.json that stops where turns end."""
+    from transformers import GenerationConfig
+
+    from pipeline.model import load_tokenizer
+    from pipeline.prompts import stop_ids_from
+
+    shutil.copytree(live, out, dirs_exist_ok=True)
+    tokenizer = load_tokenizer(live)
+    stops = sorted(stop_ids_from(GenerationConfig.from_pretrained(live), tokenizer))
+    _generation_config(tokenizer, stops, generation).save_pretrained(out)
+
+
+def _generation_config(tokenizer: PreTrainedTokenizerFast, stops: list[int], generation: Generate) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=stops,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
+        do_sample=True,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+    )
+
+
+def write_adapter(adapter: Path, out: Path, config: LanguageModelConfig) -> None:
+    """peft's two files; the base is named by its name on the Hub, or by its place beside the export."""
+    out.mkdir()
+    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    stage = "pretrain" if config.pretrain else "base"
+    name = model_card.hub_name(config) if stage == "base" else None
+    settings["base_model_name_or_path"] = name or f"../../{stage}/model"
+    settings["revision"] = config.model.revision if name else None
+    if isinstance(settings["target_modules"], list):  # a set in peft: its order differs from run to run
+        settings["target_modules"].sort()
+    write_json(out / "adapter_config.json", settings)
+
+
+def check_afresh(
+    out: Path, live: Path, adapter: tuple[Path, Path] | None, bf16_bound: float, prompts: list[str]
+) -> dict[str, Any]:
+    """The verdict of pipeline.verify_export, from a process that has never seen the live model.
+
+    Raises:
+        RuntimeError: it came to none.
+    """
+    paths = [str(path.resolve()) for path in (out, live, *(adapter or ()))]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": _python_path()}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prompts.json"
+        file.write_text(json.dumps(prompts))
+        options = ["--bf16-bound", str(bf16_bound), "--prompts", str(file)]
+        command = [sys.executable, "-m", "pipeline.verify_export", *paths, *options]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    print(done.stderr, file=sys.stderr, end="")
+    if done.returncode not in (0, 1) or not done.stdout.strip():
+        raise RuntimeError(f"the exported directory could not be checked:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _python_path() -> str:
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])
+
+
+def refuse(verdict: dict[str, Any]) -> None:
+    """Raise where the verdict is not that both agree: the user's to mend where only bfloat16 is too coarse."""
+    refused = verdict["refused"]
+    if verdict["agrees"]:
+        return
+    if all(line.startswith(BF16) for line in refused):
+        raise UserError(
+            f"as bfloat16 the model differs too much: {refused[0]}\n"
+            f"way out: export.bf16_logit_bound={verdict['measured'][BF16] * 1.1:.2g} accepts it; serve it as fp32"
+        )
+    raise RuntimeError(
+        "the exported directory is not the live model, so it is not published:\n" + "\n".join(refused)
+    )
+
+
+def _card(context: Context, measured: dict[str, float]) -> str:
+    from pipeline.data.kinds import separators
+    from pipeline.model import load_tokenizer
+
+    tokenizer = load_tokenizer(context.out)
+    card = model_card.Card(
+        name=Path(context.config.run.output_dir).resolve().name,
+        config=context.config,
+        chain=model_card.lineage(context.inputs.values()),
+        parameters=parameters_of(context.out),
+        measured=measured,
+        commit=provenance.commit(),
+        versions=provenance.collect(0.0)["versions"],
+        opening=tokenizer.convert_ids_to_tokens(separators(tokenizer)[0]),
+    )
+    return model_card.render(card)
+
+
+def parameters_of(directory: Path) -> int:
+    """Numbers in the stored tensors."""
+    import math
+
+    from safetensors import safe_open
+
+    total = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+    return total
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("export")
