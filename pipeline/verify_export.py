@@ -143,7 +143,8 @@ def generation_faults(exported: PreTrainedModel, stops: frozenset[int], begin: i
 class Live(NamedTuple):
     """What the live model says.
 
-    rows: the ids compared on; logits: [T, V] a row; scale: the largest logit, 1 where all are 0; stops: what ends a text.
+    rows: the ids compared on; logits: [T, V] a row; scale: the largest logit, 1 where all are 0;
+    stops: the tokens that end a text.
     """
 
     rows: list[list[int]]

@@ -1,0 +1,172 @@
+"""Catches a chat that forgets or garbles what was said, outgrows the model, or cannot be driven through a pipe."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_model import POSITIONS, make_model, make_tokenizer, publish, publish_model
+
+from pipeline import chat
+from pipeline.chat import Talk, model_directory, pieces, run_chat
+from pipeline.data.chat import ChatEncoder
+from pipeline.errors import UserError
+from pipeline.generate import sample
+from pipeline.prompts import chat_prompt
+from pipeline.recipe import derived_seed
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    output = tmp_path_factory.mktemp("run")
+    publish_model(output, "pretrain", make_model(5))
+    publish_model(output, "finetune", make_model(6))
+    return output
+
+
+@pytest.fixture
+def make_talk(tokenizer):
+    def make(**settings):
+        settings = {"max_new_tokens": 4, "temperature": 0.9, "top_p": 1.0, "seed": 0} | settings
+        return Talk(make_model(6), tokenizer, ChatEncoder(tokenizer), **settings)
+
+    return make
+
+
+def said(talk, *lines):
+    out = io.StringIO()
+    chat.chat(talk, iter(lines), out)
+    return out.getvalue()
+
+
+def test_text_is_streamed_in_whole_characters(tokenizer):
+    text = "e\u0301 \U0001f469\u200d\U0001f4bb then \u6f22"
+    ids = tokenizer(text)["input_ids"]
+    found = list(pieces(tokenizer, iter([*ids, None])))
+    assert "".join(found) == text
+    assert not any("\ufffd" in piece for piece in found)
+    assert len([piece for piece in found if piece]) > 5
+    broken = tokenizer("\u6f22")["input_ids"][:-1]
+    assert "".join(pieces(tokenizer, iter(broken))) == tokenizer.decode(broken)
+
+
+def test_answers_are_those_of_sampling_the_whole_conversation(make_talk, tokenizer):
+    talk = make_talk()
+    out = said(talk, "what is it?\n", "and then?\n")
+    messages, expected = [], []
+    for turn, text in enumerate(("what is it?", "and then?")):
+        messages.append({"role": "user", "content": text})
+        prompt, seed = chat_prompt(talk.encoder, messages), derived_seed(0, "chat", turn)
+        ids = sample(talk.model, tokenizer, prompt, 4, 0.9, 1.0, seed)
+        expected.append(tokenizer.decode(ids, skip_special_tokens=True))
+        messages.append({"role": "assistant", "content": expected[-1]})
+    assert out == "".join(f"{answer}\n" for answer in expected)
+    assert talk.messages == messages
+
+
+def test_seed_decides_and_reset_begins_anew(make_talk):
+    first = said(make_talk(), "what is it?")
+    assert said(make_talk(), "what is it?", "/reset", "what is it?") == f"{first}(forgotten)\n{first}"
+    assert said(make_talk(seed=1), "what is it?") != first
+    assert said(make_talk(temperature=None, seed=1), "what?") == said(make_talk(temperature=None), "what?")
+
+
+def test_quit_ends_and_other_commands_explain(make_talk):
+    assert said(make_talk(), "/help", "\n", "/quit", "never") == f"({chat.HELP})\n"
+
+
+def test_oldest_exchanges_go_when_the_model_is_full(make_talk):
+    talk = make_talk()
+    outs = [said(talk, text) for text in ("the end " * 2, "a thing " * 2, "and then " * 2, "what is it?")]
+    assert "oldest messages were dropped" not in outs[0]
+    assert "2 oldest messages were dropped" in "".join(outs)
+    assert talk.messages[0]["role"] == "user"
+    assert len(chat_prompt(talk.encoder, talk.messages)) <= POSITIONS + 4
+    prompt, kept = talk._fit([*talk.messages, {"role": "user", "content": "why?"}])
+    assert len(prompt) + 4 <= POSITIONS and kept[-1]["content"] == "why?"
+
+
+def test_turn_that_is_too_long_alone_is_refused_and_forgotten(make_talk):
+    talk = make_talk()
+    said(talk, "what is it?")
+    before = list(talk.messages)
+    out = said(talk, "zq" * POSITIONS)
+    assert f"the model has {POSITIONS} positions" in out
+    assert talk.messages == before
+
+
+def test_interrupt_ends_the_answer_alone(make_talk, monkeypatch):
+    talk = make_talk()
+    said(talk, "what is it?")
+    before = list(talk.messages)
+
+    def interrupted(*_):
+        yield "half"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat, "pieces", interrupted)
+    assert said(talk, "and then?") == "half\n(stopped and forgotten)\n"
+    assert talk.messages == before
+
+
+def test_last_model_of_a_run_is_the_one_to_talk_to(run, tmp_path):
+    assert model_directory(run) == run / "finetune" / "model"
+    assert model_directory(run / "pretrain" / "model") == run / "pretrain" / "model"
+    with pytest.raises(UserError, match="no model in"):
+        model_directory(tmp_path)
+    publish(run, "export", lambda path: (path / "config.json").write_text("{}"))
+    assert model_directory(run) == run / "export"
+    (run / "export" / "config.json").unlink()
+
+
+def test_model_without_chat_template_is_refused(run, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run / "finetune" / "model", tmp_path / "model")
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        run_chat([str(copy)])
+
+
+@pytest.mark.parametrize(
+    "option", [("--max-new-tokens", "0"), ("--temperature", "-1"), ("--temperature", "nan"), ("--top-p", "x")]
+)
+def test_settings_that_are_none_are_refused(run, option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_chat([str(run), *option])
+    assert ended.value.code == 2
+    assert f"{option[1]!r} given, expected: a " in capsys.readouterr().err
+
+
+def test_command_answers_lines_from_a_pipe(run):
+    root = str(Path(__file__).parents[2])
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "chat",
+        str(run),
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "6",
+    ]
+    done = subprocess.run(
+        command,
+        input="what is it?\n/reset\nwhat is it?\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("(forgotten)\n")
+    assert first == second
+    assert first.strip() and "Traceback" not in done.stderr
