@@ -177,21 +177,31 @@ def adapter_usage(card: Card) -> str:
 
 
 def score_table(groups: dict[str, list[Score]]) -> str:
-    """One line a score, in the evaluation's own words."""
+    """One line a score, in the evaluation's own words, and under the table how each was measured."""
     if not groups:
         return "Nothing was measured."
-    head = ("score", "model", "value", "95 % interval", "unit", "better", "count", "protocol")
+    head = ("score", "model", "value", "95 % interval", "unit", "better", "count")
     rows = [_score_row(score, decimals_of(group)) for group in groups.values() for score in group]
-    return table(head, rows)
+    models: dict[tuple[str, str], list[str]] = {}
+    for score in (score for group in groups.values() for score in group):
+        models.setdefault((score.name, score.protocol), []).append(score.model)
+    protocols = [f"- {name} ({', '.join(of)}): {protocol}" for (name, protocol), of in models.items()]
+    return table(head, rows) + "\n\n" + "\n".join(protocols)
 
 
 def _score_row(score: Score, decimals: int) -> tuple[str, ...]:
-    interval = (
-        "[{}, {}]".format(*(_figure(bound, decimals) for bound in score.interval)) if score.interval else ""
-    )
+    bounds = [_figure(bound, decimals) for bound in score.interval or ()]
+    interval = f"[{', '.join(bounds)}]" if bounds else ""
     count = "" if score.count is None else f"{score.count:,}"
-    value = _figure(score.value, decimals)
-    return (score.name, score.model, value, interval, score.unit, score.better, count, score.protocol)
+    return (
+        score.name,
+        score.model,
+        _figure(score.value, decimals),
+        interval,
+        score.unit,
+        score.better,
+        count,
+    )
 
 
 def _figure(value: float, decimals: int) -> str:
@@ -240,21 +250,15 @@ def checks(measured: dict[str, float]) -> str:
 
 def lineage_table(card: Card) -> str:
     """Each artifact's digest, which covers its settings, its files and the digests of its inputs."""
-    rows = [
-        (
-            made.stage,
-            f"`{made.digest}`",
-            str(made.made.get("commit", "unknown")),
-            _versions(made.made.get("versions", {})),
-        )
-        for made in card.chain
-    ]
-    rows.append(("export", "this directory", card.commit, _versions(card.versions)))
-    return table(("stage", "sha256", "commit", "versions"), rows)
-
-
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    made = [(link.stage, f"`{link.digest}`", link.made) for link in card.chain]
+    made.append(("export", "this directory", {"commit": card.commit, "versions": card.versions}))
+    rows = [(stage, digest, str(how.get("commit", "unknown"))) for stage, digest, how in made]
+    stages: dict[str, list[str]] = {}
+    for stage, _, how in made:
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(how.get("versions", {}).items()))
+        stages.setdefault(versions, []).append(stage)
+    made_with = [f"- {', '.join(of)}: {versions}" for versions, of in stages.items()]
+    return table(("stage", "sha256", "commit"), rows) + "\n\nMade with\n\n" + "\n".join(made_with)
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

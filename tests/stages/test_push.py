@@ -191,7 +191,7 @@ def test_only_an_export_is_pushed(published):
 
 
 def test_wrong_token_is_the_users_error(published, server, tmp_path):
-    assert "hf auth login" in refused(push(published, server, tmp_path, HF_TOKEN="hf_wrong"))
+    assert "the Hub refuses the token" in refused(push(published, server, tmp_path, HF_TOKEN="hf_wrong"))
     assert server.repositories == {}
 
 
