@@ -1,0 +1,41 @@
+"""Catches a resumed run that is not the uninterrupted one: state lost, rounded, or bound to a number of processes."""
+
+import pytest
+
+LAUNCHERS = ("one", "ddp", "zero1", "zero2", "zero3")
+CASES = ("fp32 adamw", "fp32 muon", "bf16 adamw", "bf16 muon")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_steps_and_two_resumed_are_four(report_of, launcher, case):
+    seen = report_of(launcher)[f"resume {case}"]
+    uninterrupted, resumed = seen["states"]
+    assert resumed == uninterrupted
+    assert seen["again"] == seen["losses"][2:]
+    for whole, again in seen["weights"]:
+        assert whole == again
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_state_is_weights_ema_and_moments_of_every_trainable_parameter(report_of, launcher, case):
+    keys = report_of(launcher)[f"resume {case}"]["states"][0]
+    kinds = {kind: {key.split(f"{kind}/")[1] for key in keys if f"/{kind}/" in key} for kind in KINDS}
+    trainable = kinds["weight"]
+    assert len(trainable) == 9 and not any("frozen" in name for name in trainable)
+    assert kinds["ema"] == trainable
+    matrices = {f"blocks.{block}.weight" for block in range(3)} if "muon" in case else set()
+    assert kinds["momentum_buffer"] == matrices
+    assert kinds["exp_avg"] == kinds["exp_avg_sq"] == trainable - matrices
+
+
+KINDS = ("weight", "ema", "exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
+@pytest.mark.parametrize("case", ["fp32 adamw", "fp32 muon"])
+@pytest.mark.parametrize(("launcher", "source"), [("one", "zero3"), ("zero3", "one")])
+def test_a_checkpoint_resumes_on_another_number_of_processes(report_of, launcher, source, case):
+    resumed = report_of(launcher, source)["resumed"][case]
+    uninterrupted = report_of(source)[f"resume {case}"]["losses"]
+    assert resumed == pytest.approx(uninterrupted[2:], rel=1e-6)  # measured at worst 1.6e-7
