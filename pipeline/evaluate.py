@@ -127,7 +127,7 @@ def measure(parts: list[Part], models: dict[str, Path], context: Context) -> dic
     for name, directory in models.items():
         model, tokenizer = on_device(load_model(directory)), load_tokenizer(directory)
         for part in parts:
-            if name in part.models:
+            if part.units and name in part.models:
                 started = time.perf_counter()
                 measured[part.name][name] = part.measure(model, tokenizer)
                 seconds[f"{part.name}/{name}"] = round(time.perf_counter() - started, 3)

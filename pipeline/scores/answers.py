@@ -35,23 +35,21 @@ class MultipleChoice:
         conversations = [row["messages"] for row in rows]
         seed = settings.seed_of("choices")
         self.questions = build_questions(ChatEncoder(tokenizer), conversations, count, settings.window, seed)
-        found = len(self.questions.asked)
+        self.units = found = len(self.questions.asked)
         self.missing = (
             "" if found == count else f"held-out conversations make only {found} of {count} questions"
         )
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         """lm-eval's figures and standard errors, and the verdict on each question."""
-        if not self.questions.asked:
-            return {}
-        return ask(model, tokenizer, self.questions.asked, self.settings.batch_size, self.settings.window)
+        settings = self.settings
+        return ask(
+            model, tokenizer, self.questions.asked, settings.batch_size, settings.window, settings.bf16
+        )
 
     def scores(self, measured: dict[str, dict[str, Any]]) -> list[Score]:
         return [
-            self._score(model, metric, figures)
-            for model, figures in measured.items()
-            for metric in METRICS
-            if figures
+            self._score(model, metric, figures) for model, figures in measured.items() for metric in METRICS
         ]
 
     def _score(self, model: str, metric: str, figures: dict[str, Any]) -> Score:
@@ -72,9 +70,9 @@ class MultipleChoice:
 
     def _protocol(self, metric: str) -> str:
         return (
-            f"lm-eval {importlib.metadata.version('lm_eval')}, multiple_choice, {metric}, zero-shot, fp32: which of "
-            f"{CHOICES} answers follows this prompt of a held-out conversation; wrong ones drawn among the "
+            f"lm-eval {importlib.metadata.version('lm_eval')}, multiple_choice, {metric}, zero-shot; which of {CHOICES}"
+            " answers follows this prompt of a held-out conversation; wrong ones drawn among the "
             f"{NEIGHBOURS} held-out answers closest in length; text rendered with the chat template of training, no "
             "bos but the template's; the stop token, and white space that ends the prompt, count with the choice; "
-            f"chance {1 / CHOICES:.2f}; interval: 1.96 standard errors"
+            f"chance {1 / CHOICES:.2f}; {self.settings.precision}; interval: 1.96 standard errors"
         )

@@ -79,6 +79,7 @@ class DocumentBits:
         written = [len(row["text"].encode()) for row in self.rows]
         assert written == self.byte_lengths.tolist(), "held-out texts are not those of the shard"
         self.items = document_windows(shard, self.documents, settings.window, stride_of(settings.window))
+        self.units = len(self.rows)
         self.missing = (
             "" if count is None or count <= shard.documents else f"only {shard.documents} are held out"
         )

@@ -49,6 +49,7 @@ class ConversationLoss:
         self.rows = [rows[index] for index in indices]
         self.byte_lengths = shard.byte_lengths[indices]
         self.whole = shard.lengths[indices] <= window
+        self.units = len(self.rows)
         self.missing = (
             "" if count <= split.length else f"only {split.length} of {count} conversations are held out"
         )

@@ -45,11 +45,10 @@ def _lines(text: str) -> list[str]:
 def _logical_line_ends(text: str) -> dict[int, int]:
     """First physical line of each logical line -> its last physical line, both from 1."""
     ends, first = {}, None
-    skipped = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NEWLINE and first is not None:
             ends[first], first = token.start[0], None
-        elif token.type not in skipped and first is None:
+        elif token.type not in (tokenize.NL, tokenize.COMMENT) and first is None:
             first = token.start[0]
     return ends
 
@@ -95,10 +94,6 @@ def parsed(text: str) -> ast.Module | None:
         warnings.simplefilter("ignore")
         try:
             return ast.parse(text)
-        except (
-            SyntaxError,
-            ValueError,
-            RecursionError,
-            MemoryError,
-        ):  # all that ast.parse documents, on hostile text
+        # ValueError: null bytes, in older Pythons; the last two: nesting too deep for the parser's stack.
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None

@@ -23,6 +23,7 @@ def ask(
     asked: list[Question],
     batch_size: int,
     most_tokens: int,
+    bf16: bool,
 ) -> dict[str, Any]:
     """Put the questions to the model through lm-eval, offline.
 
@@ -36,12 +37,12 @@ def ask(
     with tempfile.TemporaryDirectory() as work:
         write_task(Path(work), asked)
         task = TaskManager(include_path=work, include_defaults=False).load([TASK])
-        results = evaluate(harness(model, tokenizer, batch_size, most_tokens), task)
+        results = evaluate(harness(model, tokenizer, batch_size, most_tokens, bf16), task)
     return figures_of(results)
 
 
 def harness(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, most_tokens: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, most_tokens: int, bf16: bool
 ) -> HFLM:
     """lm-eval's wrapper of a transformers model, told to add no bos to text that holds the template's.
 
@@ -57,6 +58,8 @@ def harness(
         batch_size=batch_size,
         max_length=most_tokens,
         add_bos_token=False,
+        mixed_precision_dtype="bfloat16" if bf16 else None,
+        softmax_dtype="float32",
     )
 
 

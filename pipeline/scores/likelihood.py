@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-LARGEST_LOGITS = 1 << 24  # logits of a batch: 64 MiB in fp32, whatever the vocabulary
+# Logits of a batch, whatever the vocabulary: on a CPU 32 MiB in fp32, above which each allocation faults in its pages.
+LARGEST_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 28}
 CACHED_ROWS = 64
 
 
@@ -73,7 +74,7 @@ def nll_sums(
 
     Args:
         items: of packing's splits or `document_windows`; each with a label.
-        batch_size: sequences a forward at most; fewer where their logits would be more than LARGEST_LOGITS.
+        batch_size: sequences a forward at most; fewer where they would have more than LARGEST_LOGITS.
         bf16: compute in bfloat16 (autocast), the softmax in fp32 still.
         progress: where a bar is drawn if it is a terminal.
     """
@@ -81,22 +82,28 @@ def nll_sums(
 
     sums = np.zeros(len(items))
     with tqdm(total=len(items), desc="scoring", file=progress, disable=not progress.isatty()) as bar:
-        for indices in batches(items, batch_size, model.config.vocab_size):
+        for indices in batches(
+            items, batch_size, LARGEST_LOGITS[model.device.type] // model.config.vocab_size
+        ):
             batch = collate([items[index] for index in indices])
             sums[indices] = batch_nll(model, batch["input_ids"], batch["labels"], bf16).numpy()
             bar.update(len(indices))
     return sums
 
 
-def batches(items: list[Item], batch_size: int, vocabulary_size: int) -> Iterator[np.ndarray]:
-    """Indices of a batch each: longest sequences first, and of equal lengths those first that are scored earliest."""
+def batches(items: list[Item], batch_size: int, positions: int) -> Iterator[np.ndarray]:
+    """Indices of a batch each: longest sequences first, and of equal lengths those first that are scored earliest.
+
+    Args:
+        batch_size: sequences at most; positions: those with logits at most, unless one sequence alone has more.
+    """
     lengths = np.array([len(item["input_ids"]) for item in items])
     order = np.lexsort(([first_label(item["labels"]) for item in items], -lengths))
     done = 0
     while done < len(order):
         longest = order[done]
-        logits = (lengths[longest] - first_label(items[longest]["labels"])) * vocabulary_size
-        size = min(batch_size, max(1, LARGEST_LOGITS // int(logits)))
+        scored = lengths[longest] - first_label(items[longest]["labels"])
+        size = min(batch_size, max(1, positions // int(scored)))
         yield order[done : done + size]
         done += size
 

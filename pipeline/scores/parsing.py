@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.generate import document_prompt, sample_batch
-from pipeline.scores import functions
+from pipeline.scores.functions import Function, accepted, choose
 from pipeline.scores.intervals import wilson_interval
 from pipeline.scores.score import BASE, REFERENCE, Score, Settings
 
@@ -13,9 +13,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 NAME = "parsed functions"
-TOKENS = 128  # written after a header at most; less where that would be more than half the window
+TOKENS = 96  # written after a header at most; less where that would be more than half the window
 CHARACTERS_A_TOKEN = 32  # more than any stretch of code needs: bounds what is encoded of a long document
 TEMPERATURE, TOP_P = 0.8, 0.95
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerFast, function: Function, room: int) -> list[int]:
+    """The last `room` tokens of the document up to the header's end, from its opening token on where there is room."""
+    text = (function.before + function.header)[-room * CHARACTERS_A_TOKEN :]
+    return document_prompt(tokenizer, text)[-room:]
+
+
+def real_body(tokenizer: PreTrainedTokenizerFast, function: Function, tokens: int) -> str:
+    """What the document goes on with, `tokens` tokens of it."""
+    text = function.after[: tokens * CHARACTERS_A_TOKEN]
+    return tokenizer.decode(
+        document_prompt(tokenizer, text)[1 : tokens + 1], clean_up_tokenization_spaces=False
+    )
 
 
 class ParsedFunctions:
@@ -33,14 +47,16 @@ class ParsedFunctions:
     def __init__(self, rows: list[dict[str, Any]], count: int, settings: Settings) -> None:
         self.settings, self.rows = settings, rows
         self.tokens = min(TOKENS, settings.window // 2)
-        self.drawn = functions.choose([row["text"] for row in rows], count, settings.seed_of("functions"))
+        self.drawn = choose([row["text"] for row in rows], count, settings.seed_of("functions"))
+        self.units = len(self.drawn)
         self.missing = (
             "" if len(self.drawn) == count else f"only {len(self.drawn)} of {count} functions are held out"
         )
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         """What the model wrote, what is accepted of it, and what is accepted of the real bodies."""
-        prompts = [self._prompt(tokenizer, function) for _, function in self.drawn]
+        room = self.settings.window - self.tokens
+        prompts = [prompt_of(tokenizer, function, room) for _, function in self.drawn]
         seeds = [self.settings.seed_of("sample", index) for index in range(len(prompts))]
         written: list[str] = []
         for begin in range(0, len(prompts), self.settings.batch_size):
@@ -49,24 +65,12 @@ class ParsedFunctions:
             written += tokenizer.batch_decode(
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
-        real = [self._real(tokenizer, function) for _, function in self.drawn]
+        real = [real_body(tokenizer, function, self.tokens) for _, function in self.drawn]
         return {"written": written, "accepted": self._verdicts(written), "reference": self._verdicts(real)}
-
-    def _prompt(self, tokenizer: PreTrainedTokenizerFast, function: functions.Function) -> list[int]:
-        """As many tokens of the document up to the end of the header as leave room for the answer."""
-        room = self.settings.window - self.tokens
-        text = (function.before + function.header)[-room * CHARACTERS_A_TOKEN :]
-        return document_prompt(tokenizer, text)[-room:]
-
-    def _real(self, tokenizer: PreTrainedTokenizerFast, function: functions.Function) -> str:
-        """What the document goes on with, as many tokens as the model may write."""
-        text = function.after[: self.tokens * CHARACTERS_A_TOKEN]
-        ids = document_prompt(tokenizer, text)[1 : self.tokens + 1]
-        return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _verdicts(self, bodies: list[str]) -> list[bool]:
         headers = [function.header for _, function in self.drawn]
-        return [functions.accepted(header, body) for header, body in zip(headers, bodies, strict=True)]
+        return [accepted(header, body) for header, body in zip(headers, bodies, strict=True)]
 
     def scores(self, measured: dict[str, dict[str, Any]]) -> list[Score]:
         verdicts = measured[BASE]

@@ -68,11 +68,13 @@ class Settings:
 class Part(Protocol):
     """One kind of measurement: made of each model in turn, then put beside each other.
 
-    models: which of BASE and FINE_TUNED it is made of; missing: why nothing or less than asked is measured, or "".
+    models: which of BASE and FINE_TUNED it is made of; units: documents, conversations or questions that it is made on,
+    0 where there is nothing to measure; missing: why they are fewer than asked for, or "".
     """
 
     name: str
     models: tuple[str, ...]
+    units: int
     missing: str
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Any:

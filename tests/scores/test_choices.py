@@ -13,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from pipeline.data.chat import ChatEncoder, encode_conversation
 from pipeline.scores.answers import MultipleChoice
 from pipeline.scores.choices import CHOICES, NEIGHBOURS, build_questions, neighbours
+from pipeline.scores.harness import METRICS, TASK, figures_of
 from pipeline.scores.score import Settings
 from tests.stages.tiny_model import VOCABULARY, make_model, make_tokenizer
 
@@ -20,7 +21,7 @@ MOST_TOKENS = 64
 
 
 def conversation(number):
-    answer = f"the {number}th thing\n  that ends" + " it" * (number % 5)
+    answer = f"the {number}th thing\n  that ends" + " it" * (number // 2)
     return [{"role": "user", "content": f"what is {number}?"}, {"role": "assistant", "content": answer}]
 
 
@@ -66,8 +67,8 @@ def questions(tokenizer, conversations=CONVERSATIONS, count=12, most_tokens=MOST
 
 
 def test_the_key_is_the_answer_of_the_prompt_and_no_other_choice_is(tokenizer):
-    found = questions(tokenizer).asked
-    assert len(found) == 12
+    found = questions(tokenizer, count=24).asked
+    assert len(found) == 24
     assert {question.label for question in found} == set(range(CHOICES))
     for question in found:
         user, answer = next(pair for pair in CONVERSATIONS if pair[0]["content"] + "<" in question.prompt)
@@ -75,6 +76,8 @@ def test_the_key_is_the_answer_of_the_prompt_and_no_other_choice_is(tokenizer):
         assert question.prompt == rendered
         assert question.choices[question.label] == answer["content"] + "<|end|>"
         assert len(set(question.choices)) == CHOICES
+        # 24 answers further the length differs by 12 times " it" and the digits of the number.
+        assert max(abs(len(choice) - len(answer["content"] + "<|end|>")) for choice in question.choices) <= 38
 
 
 def test_questions_are_drawn_by_the_seed(tokenizer):
@@ -159,6 +162,14 @@ def test_a_model_that_knows_the_answers_is_right_and_one_that_knows_others_wrong
     scores = {score.name: score for score in part.scores(measured)}
     assert scores["multiple choice acc"].value == scores["multiple choice acc_norm"].value == share
     assert scores["multiple choice acc"].count == 6
+
+
+def test_metrics_are_kept_apart():
+    figures = {f"{name}{suffix},none": f"{name}{suffix}" for name in METRICS for suffix in ("", "_stderr")}
+    samples = [{"acc": 1.0, "acc_norm": 0.0}, {"acc": 0.0, "acc_norm": 0.0}]
+    found = figures_of({"results": {TASK: figures}, "samples": {TASK: samples}})
+    assert found.pop("correct") == {"acc": [1.0, 0.0], "acc_norm": [0.0, 0.0]}
+    assert found == {name: name for name in ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")}
 
 
 def test_likelihoods_are_those_of_the_conversation_and_the_line_end_before_its_answer(tokenizer, part, fed):

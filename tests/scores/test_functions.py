@@ -41,6 +41,7 @@ def test_functions_that_are_python(header, continuation):
         (HEADER, "    return x"),  # one line, which the budget may have cut
         (METHOD, "    return self\n"),
         (HEADER, "    x = " + "(" * 5000 + "\n"),
+        (HEADER, "    x = " + "-" * 100_000 + "1\n"),  # deeper than the parser's stack
     ],
 )
 def test_functions_that_are_not(header, continuation):
@@ -71,6 +72,10 @@ class C:
         def third():
             return 3
         return third
+
+
+def last():
+    return 4
 '''
 
 
@@ -80,6 +85,7 @@ def test_a_document_is_cut_behind_each_header():
         'def first(\n    a,  # with a comment: (\n    b=")",\n) -> "int":\n',
         "    async def second(self):\n",
         "        def third():\n",
+        "def last():\n",
     ]
     assert all("".join(function) == SOURCE for function in found)
     assert found[0].before.endswith("@decorated\n")

@@ -15,6 +15,7 @@ from pipeline.model import save_model
 from tokenizer.encode import encode
 
 ASKED = {"functions": 3, "conversations": 5, "multiple_choice": 4, "bootstrap_samples": 100}
+PRETRAINED = {"pretrained": "somewhere"}
 SOURCE = "def f{0}(x):\n    return the(x, {0})\n\n\ndef g{0}(x):\n    return x\n"
 
 
@@ -158,9 +159,9 @@ def test_without_fine_tuning_only_the_base_is_measured(tmp_path, inputs):
 
 
 def test_without_a_corpus_bits_are_those_of_the_answers(tmp_path, inputs):
-    pretrained = {"model": {"pretrained": "somewhere"}, "corpus": None, "tokenizer": None, "pretrain": None}
     inputs["base"] = inputs.pop("pretrain")
-    metrics, written, _ = evaluated(recipe(tmp_path, **pretrained), inputs)
+    config = recipe(tmp_path, corpus=None, tokenizer=None, pretrain=None, model=PRETRAINED)
+    metrics, written, _ = evaluated(config, inputs)
     bits = [score for score in written["scores"] if score["name"] == "bits per byte"]
     assert [score["model"] for score in bits] == ["base", "fine-tuned", "xz -9e"]
     assert "answers" in bits[0]["protocol"]
@@ -179,6 +180,22 @@ def test_what_the_data_cannot_give_is_said(tmp_path, inputs):
     assert "only 8 of 99 questions" in context.terminal.getvalue()
 
 
+def test_a_score_without_data_is_left_out_and_said(tmp_path, inputs):
+    text = inputs["tokenize"] / "documents.held_out.jsonl"
+    text.write_text(text.read_text().replace("def f", "fed f").replace("def g", "fed g"))
+    finetune = {"max_steps": 1, "train_batch_size": 1, "learning_rate": 1e-3, "sequence_length": 5}
+    metrics, written, _ = evaluated(recipe(tmp_path, finetune=finetune), inputs)
+    assert {key.split("/")[0] for key in metrics} == {
+        "bits_per_byte",
+        "multiple_choice_acc",
+        "multiple_choice_acc_norm",
+    }
+    assert written["missing"] == {
+        "functions": "only 0 of 3 functions are held out",
+        "conversations": "only 0 of 5 conversations are held out",
+    }
+
+
 def test_nothing_is_asked_for_with_zero(tmp_path, inputs):
     asked = {"functions": 0, "conversations": 0, "multiple_choice": 0}
     metrics, _, _ = evaluated(recipe(tmp_path, asked), inputs)
@@ -195,8 +212,12 @@ def test_a_text_corpus_that_is_not_python_has_no_functions(tmp_path, inputs):
 def test_another_tokenizer_is_refused(tmp_path, inputs):
     path = inputs["pretrain"] / "model" / "tokenizer.json"
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(UserError, match="tokenizer"):
-        evaluated(recipe(tmp_path), inputs)
+    with pytest.raises(UserError, match="conversations.held_out.*tokenizer"):
+        evaluated(
+            recipe(tmp_path, corpus=None, tokenizer=None, pretrain=None, model=PRETRAINED), inputs, "chat"
+        )
+    with pytest.raises(UserError, match="documents.held_out.*tokenizer"):
+        evaluated(recipe(tmp_path, chat=None, finetune=None), inputs, "documents")
 
 
 def test_lm_eval_is_named_where_it_is_missing(tmp_path, monkeypatch):
