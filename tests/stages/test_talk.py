@@ -89,8 +89,20 @@ def test_oldest_exchanges_go_when_the_model_is_full(make_talk):
     assert "2 oldest messages were dropped" in "".join(outs)
     assert talk.messages[0]["role"] == "user"
     assert len(chat_prompt(talk.encoder, talk.messages)) <= POSITIONS + 4
-    prompt, kept = talk._fit([*talk.messages, {"role": "user", "content": "why?"}])
-    assert len(prompt) + 4 <= POSITIONS and kept[-1]["content"] == "why?"
+
+
+@pytest.mark.parametrize(("max_new_tokens", "room"), [(4, 4), (16, 16), (40, POSITIONS // 2)])
+def test_as_much_is_kept_as_leaves_room_for_an_answer(make_talk, max_new_tokens, room):
+    talk = make_talk(max_new_tokens=max_new_tokens)
+    texts = ("zq" * 11, "is a thing", "and the other zqzq", "then it ends zqzq", "what is it")
+    roles = ("user", "assistant", "user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    suffixes = [messages[begin:] for begin in (0, 2, 4)]
+    fitting = [kept for kept in suffixes if len(chat_prompt(talk.encoder, kept)) + room <= POSITIONS]
+    assert 0 < len(fitting) < 3
+    prompt, kept = talk._fit(messages)
+    assert kept == fitting[0]
+    assert prompt == chat_prompt(talk.encoder, kept)
 
 
 def test_turn_that_is_too_long_alone_is_refused_and_forgotten(make_talk):
