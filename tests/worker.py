@@ -18,6 +18,7 @@ import torch
 from pipeline import checkpoint, engine
 from pipeline.engine import NonFinite, Runtime, start_runtime, stop_runtime
 from pipeline.loop import Trainer, evaluate, steps
+from pipeline.stage import leave
 from tests.helpers import Toy, digest, small_gan, toy_training
 
 ACCUMULATIONS = (1, 4)
@@ -235,6 +236,7 @@ def main(out: Path, shared: Path, launcher: str, source: str | None = None) -> N
     if runtime.is_main:
         out.write_text(json.dumps(report))
     stop_runtime()
+    leave(0)
 
 
 if __name__ == "__main__":
