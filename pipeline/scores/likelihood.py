@@ -92,20 +92,28 @@ def nll_sums(
 
 
 def batches(items: list[Item], batch_size: int, positions: int) -> Iterator[np.ndarray]:
-    """Indices of a batch each: longest sequences first, and of equal lengths those first that are scored earliest.
+    """Indices of a batch each: longest sequences first, and of equal lengths those first that are scored latest.
 
     Args:
         batch_size: sequences at most; positions: those with logits at most, unless one sequence alone has more.
     """
     lengths = np.array([len(item["input_ids"]) for item in items])
-    order = np.lexsort(([first_label(item["labels"]) for item in items], -lengths))
-    done = 0
-    while done < len(order):
-        longest = order[done]
-        scored = lengths[longest] - first_label(items[longest]["labels"])
-        size = min(batch_size, max(1, positions // int(scored)))
-        yield order[done : done + size]
-        done += size
+    firsts = np.array([first_label(item["labels"]) for item in items])
+    batch: list[int] = []
+    for index in np.lexsort((-firsts, -lengths)):
+        held = np.array([*batch, index])
+        if batch and (
+            len(held) > batch_size or len(held) * scored_positions(lengths, firsts, held) > positions
+        ):
+            yield np.array(batch)
+            batch = []
+        batch.append(int(index))
+    yield np.array(batch)
+
+
+def scored_positions(lengths: np.ndarray, firsts: np.ndarray, batch: np.ndarray) -> int:
+    """Positions of each sequence of a batch that get logits: from the earliest first label to the longest's end."""
+    return int(lengths[batch].max() - firsts[batch].min())
 
 
 def first_label(labels: np.ndarray) -> int:

@@ -10,7 +10,14 @@ import torch
 from pipeline.data.packing import Conversations
 from pipeline.data.shards import Shard, ShardWriter
 from pipeline.scores.bits import DocumentBits
-from pipeline.scores.likelihood import document_windows, nll_sums, spans, sums_by_document, target_counts
+from pipeline.scores.likelihood import (
+    batches,
+    document_windows,
+    nll_sums,
+    spans,
+    sums_by_document,
+    target_counts,
+)
 from pipeline.scores.score import Settings
 from tests.stages.tiny_model import VOCABULARY, make_model
 
@@ -87,6 +94,19 @@ def test_batches_do_not_change_sums(shard, documents, bf16, tolerance):
     alone = sums(model, items, 1, bf16)
     for batch_size in (2, 3, 7, 16):
         assert sums(model, items, batch_size, bf16) == pytest.approx(alone, rel=tolerance)
+
+
+@pytest.mark.parametrize(("batch_size", "positions"), [(1, 10**6), (3, 10**6), (16, 40), (16, 1)])
+def test_every_item_is_in_one_batch_and_batches_are_bounded(shard, documents, batch_size, positions):
+    items = document_windows(shard, np.arange(len(documents)), 16, 8)
+    found = list(batches(items, batch_size, positions))
+    assert sorted(np.concatenate(found)) == list(range(len(items)))
+    for batch in found:
+        lengths = [len(items[index]["input_ids"]) for index in batch]
+        scored = max(lengths) - min(int((items[index]["labels"] != -100).argmax()) for index in batch)
+        assert len(batch) <= batch_size
+        assert len(batch) == 1 or scored * len(batch) <= positions
+        assert max(lengths) == lengths[0]
 
 
 def test_bfloat16_is_no_fp32(shard, documents):

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_model import VOCABULARY, make_config, make_context, make_model, make_tokenizer
+from tiny_model import POSITIONS, VOCABULARY, make_config, make_context, make_model, make_tokenizer
 
 from pipeline import evaluate
 from pipeline.data.chat import ChatEncoder
@@ -143,6 +143,13 @@ def test_precision_follows_training(tmp_path, inputs):
         for bf16 in (False, True)
     ]
     assert ["bfloat16" in protocol for protocol in protocols] == [False, True]
+
+
+def test_the_window_is_that_of_training_else_the_positions(tmp_path, inputs):
+    pretrained = recipe(tmp_path, corpus=None, tokenizer=None, pretrain=None, model=PRETRAINED)
+    base = inputs["pretrain"] / "model"
+    assert evaluate.window_of(recipe(tmp_path), base) == 48
+    assert evaluate.window_of(pretrained, base) == POSITIONS
 
 
 def test_fewer_documents_are_the_same_documents_for_every_model_and_for_xz(tmp_path, inputs):
