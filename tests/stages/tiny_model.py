@@ -1,6 +1,8 @@
 """What the tests of stages share: a recipe, a tokenizer, and random models saved as the stages publish them."""
 
 import io
+import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from pipeline.stage import Context, Stage
 from tokenizer.files import save
 from tokenizer.train import train
 
+LORA = {"max_steps": 7, "train_batch_size": 1, "learning_rate": 1e-3, "lora": {"r": 4}}
 VOCABULARY = 300
 POSITIONS = 64
 TEXT = (
@@ -111,7 +114,9 @@ def publish_adapter(
     tokenizer = make_tokenizer(output / ".partial" / "tokenizer")
 
     def fill(directory: Path) -> None:
-        adapted = add_adapters(make_model(base, scale=0.1), Lora(r=4, lora_alpha=8))
+        with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 under a deprecated name
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = add_adapters(make_model(base, scale=0.1), Lora(r=4, lora_alpha=8))
         for key, parameter in adapted.named_parameters():
             if "lora_B" in key:
                 torch.nn.init.normal_(parameter, std=0.05)
@@ -150,3 +155,10 @@ def publish_results(output: Path, inputs: tuple[str, ...]) -> None:
     """As `evaluate` and `generate` publish."""
     publish(output, "evaluate", lambda path: write_json(path / "evaluation.json", {"scores": SCORES}), inputs)
     publish(output, "generate", lambda path: write_json(path / "samples.json", SAMPLES), inputs)
+
+
+def export_context(run: Path, names=("pretrain", "finetune", "evaluate", "generate"), **sections) -> Context:
+    """A context for exporting `run`, whose fine-tuning was LoRA unless `sections` say otherwise."""
+    shutil.rmtree(run / ".partial" / "export", ignore_errors=True)
+    config = make_config(run, **{"finetune": LORA, **sections})
+    return make_context(config, "export", {name: run / name for name in names})
