@@ -13,12 +13,10 @@ from torch import Tensor
 from pipeline.recipe import Sum, derived_seed
 from recipes.gan.config import Ring
 
-HIGH_QUALITY_STDS = (
-    3  # a point this near to a centre counts for its mode; of the ring itself 1 - exp(-4.5) = 0.9889 do
-)
-FAIR_SHARE = (
-    1 / 4
-)  # a mode is covered by this part of the samples that it would have if all had the same number
+# A point this near to a centre is of high quality and counts for its mode: 1 - exp(-4.5) = 0.9889 of the ring itself.
+HIGH_QUALITY_STDS = 3
+# A mode is covered by this part of the samples that it would have if every mode had the same number.
+FAIR_SHARE = 1 / 4
 
 
 def centres(ring: Ring) -> np.ndarray:
