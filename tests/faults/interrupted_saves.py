@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -15,11 +16,12 @@ from pipeline import checkpoint
 from pipeline.engine import Runtime
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
+NEXT = 10_000  # a step after any that a child reaches
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.scandir")
 
 
-def save(directory: Path, step: int, rows: int = 8) -> None:
-    weight = torch.full((rows, 256), float(step))
+def save(directory: Path, step: int) -> None:
+    weight = torch.full((64, 256), float(step))
     checkpoint.save(directory, step, [("weight", weight), ("bias", weight[0])], {}, keep=2, runtime=ALONE)
 
 
@@ -41,48 +43,60 @@ def left_behind(directory: Path) -> dict:
     """Steps that look published, what is wrong with any, and what a later save leaves beside them."""
     found = checkpoint.published(directory)
     damages = [wrong for path in found if (wrong := checkpoint.damage(path))]
-    save(directory, 9)
+    save(directory, NEXT)
     after = sorted(path.name for path in directory.iterdir())
     return {"steps": [int(path.name[5:]) for path in found], "damages": damages, "after": after}
 
 
-def interrupted(
-    directory: Path, before: list[int], step: int, event: int | None, delay_seconds: float | None
-) -> dict:
-    """Publish `before` whole, save `step` in a child that dies, and report."""
+def interrupted(directory: Path, before: list[int], die: Callable[[int], None], saves: Iterable[int]) -> dict:
+    """Publish `before` whole, let a child make `saves` until `die(its process id)` has its way, and report."""
     shutil.rmtree(directory, ignore_errors=True)
     for whole in before:
         save(directory, whole)
     child = os.fork()
     if child == 0:
         try:
-            if event is not None:
-                die_at(event)
-            save(directory, step, rows=8 if delay_seconds is None else 20_000)
+            die(0)
+            for step in saves:
+                save(directory, step)
         finally:
             os._exit(0)
-    if delay_seconds is not None:
-        time.sleep(delay_seconds)
-        os.kill(child, signal.SIGKILL)
+    die(child)
     _, status = os.waitpid(child, 0)
     return {"killed": os.WIFSIGNALED(status), **left_behind(directory)}
+
+
+def at_operation(number: int) -> Callable[[int], None]:
+    """The child kills itself there."""
+    return lambda child: None if child else die_at(number)
+
+
+def after(delay_seconds: float) -> Callable[[int], None]:
+    """The parent kills the child then."""
+
+    def die(child: int) -> None:
+        if child:
+            time.sleep(delay_seconds)
+            os.kill(child, signal.SIGKILL)
+
+    return die
 
 
 def at_every_file_operation(directory: Path, before: list[int], step: int) -> list[dict]:
     found = []
     while not found or found[-1]["killed"]:
-        found.append(interrupted(directory, before, step, len(found) + 1, None))
+        found.append(interrupted(directory, before, at_operation(len(found) + 1), [step]))
     return found
 
 
 def main(directory: Path) -> None:
     torch.set_num_threads(1)
     moments = random.Random(0)
-    delays = [moments.uniform(0.0, 0.2) for _ in range(12)]
+    delays = [moments.uniform(0.02, 0.2) for _ in range(12)]
     report = {
         "new step": at_every_file_operation(directory, [1, 2], 3),
         "same step again": at_every_file_operation(directory, [1, 2], 2),
-        "random moments": [interrupted(directory, [1, 2], 3, None, delay) for delay in delays],
+        "random moments": [interrupted(directory, [1, 2], after(delay), range(3, NEXT)) for delay in delays],
     }
     print(json.dumps(report))
 
