@@ -44,8 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--push", metavar="USER/NAME", required=True, help="the repository; private unless --public"
     )
     export.add_argument("--public", action="store_true", help="create the repository public")
-    chat = verbs.add_parser("chat", help="talk to a run's model in the terminal", add_help=False)
-    chat.add_argument("arguments", nargs=argparse.REMAINDER)
+    verbs.add_parser("chat", help="talk to a run's model in the terminal")
     return top
 
 
@@ -61,8 +60,11 @@ def _recipe_verb(verbs: Any, name: str, text: str, named: bool = False) -> argpa
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments[:1] == ["chat"]:
+            return _chat(arguments[1:])
+        given = parser().parse_args(arguments)
         return VERBS[given.verb](given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -238,10 +240,11 @@ def _export(given: argparse.Namespace) -> int:
     return 0
 
 
-def _chat(given: argparse.Namespace) -> int:
+def _chat(arguments: list[str]) -> int:
+    """Chat reads its own options, so that they may stand before the run."""
     from pipeline.chat import run_chat
 
-    return run_chat(given.arguments)
+    return run_chat(arguments)
 
 
 VERBS = {
@@ -251,7 +254,6 @@ VERBS = {
     "status": _status,
     "verify": _verify,
     "export": _export,
-    "chat": _chat,
 }
 
 if __name__ == "__main__":

@@ -48,12 +48,13 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
                 raise Interrupted(
                     f"stopped on request after step {info.step}; the same command resumes there"
                 )
+        last = recipe.training.max_steps
+        log.write(last, held_out_means(trainer, run.eval_samples, last))
     except NonFinite as error:
         raise NonFinite(f"{error}; {_last(context)}") from None
     finally:
         progress.close()
-    log.write(recipe.training.max_steps, held_out_means(trainer, run.eval_samples, recipe.training.max_steps))
-    log.close()
+        log.close()
     context.made.update(meter.summary(), launcher=runtime.describe(), world_size=runtime.world_size)
     return trainer
 

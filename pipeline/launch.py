@@ -65,9 +65,7 @@ def _processes(run: Run, tree: dict[str, Any], kind: str) -> int:
     written = int(tree.get("num_processes") or 2)
     if int(tree.get("num_machines") or 1) > 1:
         return written
-    import torch
-
-    return torch.cuda.device_count() or written
+    return _gpus() or written
 
 
 def _deepspeed_settings(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
@@ -155,4 +153,11 @@ def launch_environment() -> dict[str, str]:
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300"),
         "PET_SIGNALS_TO_HANDLE": os.environ.get("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGUSR1"),
         "TOKENIZERS_PARALLELISM": "false",
+        **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),  # else DeepSpeed warns that it looked for others
     }
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -151,7 +151,13 @@ class LanguageModel:
         start = [net.config.bos_token_id if net.config.bos_token_id is not None else net.config.eos_token_id]
         for seed in seeds:
             ids = sample(
-                net, start, max_new_tokens=self.sequence_length - 1, temperature=1.0, top_p=1.0, seed=seed
+                net,
+                None,
+                start,
+                max_new_tokens=self.sequence_length - 1,
+                temperature=1.0,
+                top_p=1.0,
+                seed=seed,
             )
             np.save(out / f"{seed}.npy", np.asarray(ids, dtype=np.int64))
 

@@ -137,7 +137,7 @@ class Export(Section):
     licence: str = what(..., "SPDX identifier of the data's licence, repeated in the model card")
     data_note: str = what("", "one sentence on the data for the model card")
     bf16_logit_bound: float = what(
-        0.05, "largest accepted logit difference of the bf16 copy, relative to the logits' scale", gt=0
+        0.05, "largest accepted RMS difference of the bf16 copy's centred logits, over their RMS", gt=0
     )
 
 

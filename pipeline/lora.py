@@ -55,4 +55,8 @@ def save_adapter(model: PeftModel, directory: Path, base: Path) -> None:
     """Write the adapter alone; it names the directory of the weights it belongs to."""
     for settings in model.peft_config.values():
         settings.base_model_name_or_path = str(base)
+        if not isinstance(settings.target_modules, str):
+            settings.target_modules = sorted(
+                settings.target_modules
+            )  # a set's order would differ between runs
     model.save_pretrained(directory, save_embedding_layers=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,13 +134,24 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, direc
     for name, value in ids.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    copy_tokenizer(tokenizer, directory)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for path in directory.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():
                 written = tuple(file.get_slice(key).get_shape())
                 assert written == shapes[key], f"{key} was written with shape {written}, not {shapes[key]}"
+
+
+def copy_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Save `tokenizer`; where it came from a directory, its tokenizer.json byte for byte.
+
+    transformers writes a post-processor into it, and then it would no longer be the file the tokens were made with.
+    """
+    tokenizer.save_pretrained(directory)
+    origin = Path(tokenizer.name_or_path) / "tokenizer.json"
+    if origin.is_file():
+        shutil.copyfile(origin, directory / "tokenizer.json")
 
 
 def load_weights(model: Any, weights: dict[str, Any]) -> None:

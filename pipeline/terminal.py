@@ -27,7 +27,7 @@ def divert(log: Path) -> TextIO:
 
 
 def report_error(error: Exception, logs: Path | None, name: str) -> int:
-    """Leave the error where the launching command finds it; return 2 (the user's), 3 (stopped on request) or 1 (ours)."""
+    """Leave the error where the launching command finds it; return 2 (the user's), 3 (stopped on request) 1 (ours)."""
     code = {UserError: 2, Interrupted: 3}.get(type(error), 1)
     text = "".join(traceback.format_exception(error)) if code == 1 else str(error)
     print(text if code == 1 else f"error: {text}", file=sys.stderr, flush=True)

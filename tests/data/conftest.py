@@ -53,7 +53,7 @@ CHATML_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 @pytest.fixture(scope="session")
 def make_tokenizer():
-    """`make_tokenizer(specials, template, words=True, **names)`: a byte-level BPE, at most 400, merging within words."""
+    """`make_tokenizer(specials, template, words=True, **names)`: a byte-level BPE of at most 400."""
 
     def make(specials, template, words=True, **names):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
