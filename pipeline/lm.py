@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -65,10 +64,47 @@ def isolating_mask(document_ids_BT: Tensor, attention: str, dtype: torch.dtype) 
 
 
 def summed_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Cross-entropy in nats summed over the labels that are not IGNORED, in fp32."""
-    return F.cross_entropy(
-        logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    """Cross-entropy in nats summed over the labels that are not IGNORED; 0-d, fp32 whatever the logits are."""
+    return _SummedLoss.apply(logits_BTV.flatten(0, 1), labels_BT.flatten())
+
+
+class _SummedLoss(torch.autograd.Function):
+    """Cross-entropy a few rows at a time (N rows), so that no fp32 copy of all logits is ever made.
+
+    The logits are a training step's largest tensor. `F.cross_entropy` on fp32 logits keeps four more of their size;
+    this keeps one number a row and writes the gradient in the logits' own precision.
+    """
+
+    @staticmethod
+    def forward(ctx, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+        rows = _rows_at_once(logits_NV)
+        log_sums_N = torch.cat([chunk.float().logsumexp(-1) for chunk in logits_NV.split(rows)])
+        picked_N = logits_NV.gather(1, labels_N.clamp(min=0)[:, None])[:, 0].float()
+        ctx.save_for_backward(logits_NV, labels_N, log_sums_N)
+        return torch.where(labels_N != IGNORED, log_sums_N - picked_N, 0.0).sum()
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+        """softmax(logits) - one_hot(label) for each row, times `upstream`; zero for IGNORED rows."""
+        logits_NV, labels_N, log_sums_N = ctx.saved_tensors
+        gradient_NV = torch.empty_like(logits_NV)
+        weights_N1 = torch.where(labels_N != IGNORED, upstream, 0.0)[:, None]
+        targets_N1 = labels_N.clamp(min=0)[:, None]
+        chunks = (logits_NV, targets_N1, log_sums_N[:, None], weights_N1, gradient_NV)
+        rows = _rows_at_once(logits_NV)
+        for logits, targets, log_sums, weights, gradient in zip(
+            *(c.split(rows) for c in chunks), strict=True
+        ):
+            probabilities = (logits.float() - log_sums).exp_()
+            probabilities.scatter_add_(1, targets, torch.full_like(log_sums, -1.0))
+            gradient.copy_(probabilities.mul_(weights))
+        return gradient_NV, None
+
+
+def _rows_at_once(logits_NV: Tensor) -> int:
+    """Rows whose fp32 logits stay in a CPU's cache (4 MB), or fill a GPU without filling its memory (256 MB)."""
+    entries = 2**20 if logits_NV.device.type == "cpu" else 2**26
+    return max(1, entries // logits_NV.shape[1])
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
