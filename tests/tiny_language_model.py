@@ -1,0 +1,79 @@
+"""What tests of the language model share: tiny random decoders of three architectures, and rows of documents."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.config import Training
+from pipeline.data.shards import Shard, ShardWriter
+from pipeline.engine import Runtime
+from pipeline.lm import TokenLoss
+from pipeline.lm_config import Model
+from pipeline.model import build_config, build_model
+from pipeline.recipe import Batch
+
+VOCABULARY = 37
+INPUTS = ("input_ids", "labels", "document_ids", "position_ids")
+ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
+_GROUPED = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+ARCHITECTURES: dict[
+    str, dict[str, Any]
+] = {  # grouped queries; learned positions and tied weights; normed queries
+    "llama": _GROUPED,
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "qwen3": _GROUPED | {"head_dim": 16},
+}
+
+
+def tiny_model(
+    architecture: str, positions: int, attention: str = "sdpa", scale: float = 0.2, **fields: Any
+) -> PreTrainedModel:
+    """fp32, in evaluation mode, made as pretraining makes it.
+
+    scale: standard deviation of the weights; 0.2 gives logits of a trained model's size.
+    """
+    config = ARCHITECTURES[architecture] | {"initializer_range": scale} | fields
+    settings = Model(architecture=architecture, attention=attention, config=config)
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    torch.manual_seed(0)
+    return build_model(build_config(settings, VOCABULARY, special, positions), settings.attention).eval()
+
+
+def random_documents(*lengths: int) -> list[list[int]]:
+    """Documents of these lengths, of tokens drawn from the whole vocabulary."""
+    random = np.random.default_rng(0)
+    return [random.integers(VOCABULARY, size=length).tolist() for length in lengths]
+
+
+def shard_of(directory: Path, documents: list[list[int]]) -> Shard:
+    with ShardWriter(directory, "documents", VOCABULARY, tokenizer_sha256="a" * 64) as writer:
+        for document in documents:
+            length = np.array([len(document)])
+            writer.add(np.array(document), length, byte_lengths=length)
+    return Shard.open(directory, "documents")
+
+
+def loss_and_logits(net: TokenLoss, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The summed loss, 0-d, and the logits [B, T, V] that it was taken of."""
+    seen = []
+    head = net.model.get_output_embeddings()
+    with head.register_forward_hook(lambda module, inputs, output: seen.append(output)):
+        loss = net(*(batch[name] for name in INPUTS))
+    (logits_BTV,) = seen
+    return loss, logits_BTV
+
+
+def lm_training(**fields: Any) -> Training:
+    """Six steps of four rows in fp32 at a constant rate, unless `fields` say otherwise."""
+    chosen = {"learning_rate": 1e-2, "max_steps": 6, "train_batch_size": 4, "bf16": False}
+    return Training(**(chosen | {"lr_scheduler_type": "constant"} | fields))
