@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -141,6 +140,7 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     from pipeline.artifact import read
     from pipeline.launch import launch_command, launch_environment, read_launch
     from pipeline.stage import decisions, directory_of, refuse_conflicts
+    from pipeline.supervise import run_process
 
     found = decisions(config, stages)[stage.name]
     refuse_conflicts({stage.name: found})
@@ -155,33 +155,25 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     logs = Path(config.run.output_dir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (logs / f"{stage.name}.error").unlink(missing_ok=True)
-    with open(logs / f"{stage.name}.launch.log", "w") as launcher_log:
-        process = subprocess.Popen(command, stderr=launcher_log, env=launch_environment())
-        code = _wait(process)
+    code, stopped = run_process(command, logs / f"{stage.name}.launch.log", launch_environment())
     if code:
-        return _explain(stage.name, logs, code)
+        return _explain(stage.name, logs, code, stopped)
     made = read(directory_of(config, stage.name))
     assert made is not None, f"{stage.name} ended well and published nothing"
     print(f"{stage.name}: done in {made.made['seconds']:.0f} s", flush=True)
     return 0
 
 
-def _wait(process: subprocess.Popen) -> int:
-    """The exit code; an interrupt is left to the stage, which saves first."""
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
-
-
-def _explain(name: str, logs: Path, code: int) -> int:
+def _explain(name: str, logs: Path, code: int, stopped: bool) -> int:
     """Print a stage's own error, and return its exit code rather than its launcher's."""
     error = logs / f"{name}.error"
     if error.is_file():
         first, _, text = error.read_text().partition("\n")
         print(f"error: {name}: {text.strip()}", file=sys.stderr)
         return int(first)
+    if stopped:
+        print(f"{name}: stopped on request; the same command goes on from here", file=sys.stderr)
+        return 3
     tail = "\n".join((logs / f"{name}.launch.log").read_text().splitlines()[-20:])
     print(
         f"error: {name} ended with code {code} and left no message; {logs / name}.log\n{tail}",

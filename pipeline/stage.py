@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from pipeline.artifact import Artifact, Decision
 from pipeline.config import load, read_yaml
 from pipeline.errors import UserError, nearest
 from pipeline.files import write_json
+from pipeline.supervise import claim, follow_launcher
 from pipeline.terminal import divert, report_error
 
 
@@ -130,23 +132,30 @@ def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: Text
     """Run one stage on this process and publish it; None on the processes beside process 0.
 
     Raises:
-        UserError: an upstream artifact is missing or damaged, or the stage's own check refuses.
+        UserError: an upstream artifact is missing or damaged, the stage's own check refuses, or another process
+            is making it.
     """
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    made = directory_of(config, stage.name)
+    with claim(made.parent / ".partial" / f"{stage.name}.lock", str(made)) if is_main else nullcontext():
+        description = _make(config, stage, terminal, is_main)
+        return artifact.publish(made.parent / ".partial" / stage.name, made, description) if is_main else None
+
+
+def _make(config: Any, stage: Stage, terminal: TextIO, is_main: bool) -> dict[str, Any]:
+    """Fill the staged directory; returns what the manifest will say."""
     inputs = {name: _verified(config, name, stage) for name in stage.inputs}
     module = importlib.import_module(stage.module)
     module.check(config)
     output = Path(config.run.output_dir)
     staged, checkpoints = output / ".partial" / stage.name, checkpoints_of(config, stage.name)
-    is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
         _reserve(staged, checkpoints, stage, inputs)
     directories = {name: made.path for name, made in inputs.items()}
     context = Context(config, stage, directories, staged, checkpoints, output / "logs", terminal)
     started = time.time()
     metrics = module.run(context)
-    if not is_main:
-        return None
-    description = {
+    return {
         "stage": stage.name,
         "identity": stage.identity,
         "inputs": {name: {"path": f"../{name}", "digest": made.digest} for name, made in inputs.items()},
@@ -154,7 +163,6 @@ def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: Text
         "config": json.loads(config.model_dump_json()),
         "made": {**provenance.collect(started), **context.made},
     }
-    return artifact.publish(staged, directory_of(config, stage.name), description)
 
 
 def _verified(config: Any, name: str, stage: Stage) -> Artifact:
@@ -203,6 +211,8 @@ def run_alone(name: str, arguments: list[str]) -> int:
         print(f"usage: python -m MODULE recipe.yaml [section.key=value ...]  (stage {name})", file=sys.stderr)
         return 2
     logs = None
+    if "RANK" in os.environ:
+        follow_launcher()
     try:
         config, stages = open_recipe(Path(arguments[0]), arguments[1:])
         stage = next((stage for stage in stages if stage.name == name), None)
