@@ -210,7 +210,7 @@ def run_alone(name: str, arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: python -m MODULE recipe.yaml [section.key=value ...]  (stage {name})", file=sys.stderr)
         return 2
-    logs = None
+    logs, errors = None, os.dup(2)
     if "RANK" in os.environ:
         follow_launcher()
     try:
@@ -232,4 +232,5 @@ def run_alone(name: str, arguments: list[str]) -> int:
         execute(config, stages, stage, terminal)
         return 0
     except Exception as error:
+        os.dup2(errors, 2)  # back from the log to where whoever ran this looks
         return report_error(error, logs, name)
