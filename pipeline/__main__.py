@@ -81,20 +81,21 @@ def _open(given: argparse.Namespace) -> tuple[Any, tuple]:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from pipeline.stage import check_all, decisions
+    from pipeline.stage import decisions
 
     config, stages = _open(given)
-    if given.replace:
-        _replace(config, stages, given.replace, given.dry_run)
-    found = decisions(config, stages)
+    discarded = _behind(stages, given.replace) if given.replace else frozenset()
+    found = decisions(config, stages, discarded)
     if given.dry_run:
+        _discard(config, stages, discarded, dry_run=True)
         for stage in stages:
             print(f"{stage.name:12} {found[stage.name].action:11} {found[stage.name].reason}")
         return 0
     if all(decision.action == "up to date" for decision in found.values()):
         print(f"{config.run.output_dir}: all {len(stages)} stages are up to date, nothing to do")
         return 0
-    check_all(config, stages, found)
+    _check(config, stages, found)
+    _discard(config, stages, discarded)
     _save_config(config)
     for stage in stages:
         code = _run_stage(config, stages, stage, given)
@@ -106,6 +107,16 @@ def _run(given: argparse.Namespace) -> int:
     return 0
 
 
+def _check(config: Any, stages: tuple, found: dict[str, Any]) -> None:
+    """Everything that the run would refuse on this machine, refused before anything is discarded or made."""
+    from pipeline.launch import check_gpus, read_launch
+    from pipeline.stage import check_all
+
+    check_all(config, stages, found)
+    if any(stage.launched and found[stage.name].action != "up to date" for stage in stages):
+        check_gpus(read_launch(config.run))
+
+
 def _save_config(config: Any) -> None:
     import yaml
 
@@ -114,10 +125,9 @@ def _save_config(config: Any) -> None:
     path.write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_none=True)), sort_keys=False))
 
 
-def _replace(config: Any, stages: tuple, name: str, dry_run: bool) -> None:
-    from pipeline.artifact import discard
+def _behind(stages: tuple, name: str) -> frozenset[str]:
+    """The stage `name` and every one that is made from it."""
     from pipeline.errors import nearest
-    from pipeline.stage import checkpoints_of, directory_of
 
     if name not in {stage.name for stage in stages}:
         raise UserError(f"--replace {name}: no such stage\n{nearest(name, [stage.name for stage in stages])}")
@@ -125,14 +135,20 @@ def _replace(config: Any, stages: tuple, name: str, dry_run: bool) -> None:
     for stage in stages:
         if gone & set(stage.inputs):
             gone.add(stage.name)
-    for stage in stages:
-        if stage.name in gone and directory_of(config, stage.name).exists():
-            print(
-                f"{stage.name}: {'would discard' if dry_run else 'discarding'} {directory_of(config, stage.name)}"
-            )
-    for stage in () if dry_run else [stage for stage in stages if stage.name in gone]:
-        discard(directory_of(config, stage.name))
-        discard(checkpoints_of(config, stage.name))
+    return frozenset(gone)
+
+
+def _discard(config: Any, stages: tuple, names: frozenset[str], dry_run: bool = False) -> None:
+    from pipeline.artifact import discard
+    from pipeline.stage import checkpoints_of, directory_of
+
+    for stage in [stage for stage in stages if stage.name in names]:
+        made = directory_of(config, stage.name)
+        if made.exists():
+            print(f"{stage.name}: {'would discard' if dry_run else 'discarding'} {made}")
+        if not dry_run:
+            discard(made)
+            discard(checkpoints_of(config, stage.name))
 
 
 def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace) -> int:
@@ -184,7 +200,7 @@ def _explain(name: str, logs: Path, code: int, stopped: bool) -> int:
 
 def _stage(given: argparse.Namespace) -> int:
     from pipeline.errors import nearest
-    from pipeline.stage import check_all, decisions
+    from pipeline.stage import decisions
 
     config, stages = _open(given)
     chosen = [stage for stage in stages if stage.name == given.name]
@@ -193,7 +209,7 @@ def _stage(given: argparse.Namespace) -> int:
             f"{given.recipe} has no stage {given.name!r}\n{nearest(given.name, [s.name for s in stages])}"
         )
     found = decisions(config, stages)
-    check_all(config, tuple(chosen), {given.name: found[given.name]})
+    _check(config, tuple(chosen), {given.name: found[given.name]})
     return _run_stage(config, stages, chosen[0], given)
 
 

@@ -84,11 +84,19 @@ def checkpoints_of(config: Any, stage: str) -> Path:
     return Path(config.run.output_dir) / "checkpoints" / stage
 
 
-def decisions(config: Any, stages: tuple[Stage, ...]) -> dict[str, Decision]:
-    """What running each stage would do now; a stage behind one that is still to be made is decided again then."""
+def decisions(
+    config: Any, stages: tuple[Stage, ...], discarded: frozenset[str] = frozenset()
+) -> dict[str, Decision]:
+    """What running each stage would do now; a stage behind one that is still to be made is decided again then.
+
+    discarded: stages taken as not there.
+    """
     digests: dict[str, str | None] = {}
     found: dict[str, Decision] = {}
     for stage in stages:
+        if stage.name in discarded:
+            found[stage.name], digests[stage.name] = Decision("run", "discarded by --replace"), None
+            continue
         made = directory_of(config, stage.name)
         inputs = {name: digests[name] for name in stage.inputs}
         found[stage.name] = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
