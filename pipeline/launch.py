@@ -23,13 +23,15 @@ DISTRIBUTED = ("NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED")
 class Launch:
     """A launch file as far as training depends on it.
 
-    zero_stage: None without DeepSpeed; deepspeed: what the file, or the DeepSpeed config it names, says beside it.
+    zero_stage: None without DeepSpeed; deepspeed: what the file, or the DeepSpeed config it names, says beside it;
+    gpus: of this host, where processes take one each; None where they do not, or are spread over several hosts.
     """
 
     path: Path
     num_processes: int
     zero_stage: int | None
     deepspeed: dict[str, Any]
+    gpus: int | None = None
 
 
 def read_launch(run: Run) -> Launch:
@@ -53,19 +55,28 @@ def read_launch(run: Run) -> Launch:
         )
     settings = _deepspeed_settings(path, tree) if kind == "DEEPSPEED" else {}
     stage = settings.get("zero_stage") if kind == "DEEPSPEED" else None
-    return Launch(path, _processes(run, tree, kind), stage, settings)
+    gpus = None if tree.get("use_cpu") or int(tree.get("num_machines") or 1) > 1 else _gpus() or None
+    return Launch(path, _processes(run, tree, kind, gpus), stage, settings, gpus)
 
 
-def _processes(run: Run, tree: dict[str, Any], kind: str) -> int:
+def _processes(run: Run, tree: dict[str, Any], kind: str, gpus: int | None) -> int:
     """Every GPU of this host where there are some, else what the file says; `run.num_processes` overrides both."""
     if run.num_processes:
         return run.num_processes
-    if kind == "NO":
-        return 1
-    written = int(tree.get("num_processes") or 2)
-    if int(tree.get("num_machines") or 1) > 1:
-        return written
-    return _gpus() or written
+    return 1 if kind == "NO" else gpus or int(tree.get("num_processes") or 2)
+
+
+def check_gpus(launch: Launch) -> None:
+    """Refuse more processes than this host has GPUs; not part of a plan, which may be for another host.
+
+    Raises:
+        UserError: with the largest number that fits.
+    """
+    if launch.gpus and launch.num_processes > launch.gpus:
+        raise UserError(
+            f"run.num_processes {launch.num_processes} is more than the GPUs of this machine: {launch.gpus}\n"
+            f"way out: run.num_processes={launch.gpus}, or run.launch=launch/cpu_zero2.yaml"
+        )
 
 
 def _deepspeed_settings(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
