@@ -83,8 +83,12 @@ class Optimizer(Section):
     lr_scheduler_type: Literal["constant", "linear", "cosine", "wsd"] = what(
         "cosine", "shape after the warm-up"
     )
-    warmup_steps: int = what(0, "optimizer steps of linear warm-up", ge=0)
-    decay_steps: int = what(0, "wsd only: optimizer steps of the final linear decay", ge=0)
+    warmup_steps: int | float = what(
+        0, "optimizer steps of linear warm-up; below 1: a share of max_steps", ge=0
+    )
+    decay_steps: int | float = what(
+        0, "wsd only: optimizer steps of the final linear decay; below 1: a share of max_steps", ge=0
+    )
     min_lr_ratio: float = what(0.0, "learning rate at the last step over the peak", ge=0, le=1)
 
 
@@ -132,7 +136,7 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         text = Path(path).read_text()
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)
     except FileNotFoundError:
         raise UserError(
             f"no recipe at {path}\nexpected: a YAML file such as recipes/llm/quickstart.yaml"
@@ -144,6 +148,20 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no sections\nexpected: a mapping such as `run:` and `model:`")
     return text, tree
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which by itself keeps the last of two equal keys and drops the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for name, _ in node.value:
+            line = name.start_mark.line + 1
+            if seen.setdefault(name.value, line) != line:
+                raise yaml.YAMLError(
+                    f"line {line} says {name.value!r} again, first said in line {seen[name.value]}"
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

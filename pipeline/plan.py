@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Loop, Optimizer
 from pipeline.errors import UserError
+from pipeline.schedule import steps_of
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,21 @@ class Batches:
         return cls(micro, share // micro)
 
 
-def check_optimizer(optimizer: Optimizer) -> None:
-    """Raises UserError for settings that cannot be honoured alike on every launcher."""
+def check_optimizer(optimizer: Optimizer, max_steps: int) -> None:
+    """Raises UserError for settings that cannot be honoured: on every launcher alike, or within `max_steps`."""
     if optimizer.optim == "muon" and optimizer.max_grad_norm:
         raise UserError(
             "optim: muon with max_grad_norm: its updates have a fixed norm, and ZeRO forms them before clipping\n"
             "way out: max_grad_norm: 0"
+        )
+    warmup, decay = steps_of(optimizer.warmup_steps, max_steps), steps_of(optimizer.decay_steps, max_steps)
+    if warmup + decay > max_steps:
+        raise UserError(
+            f"warmup_steps {warmup} and decay_steps {decay} do not fit into max_steps {max_steps}\n"
+            "way out: fewer, or shares of max_steps such as warmup_steps: 0.03"
+        )
+    if decay and optimizer.lr_scheduler_type != "wsd":
+        raise UserError(
+            f"decay_steps {decay} with lr_scheduler_type: {optimizer.lr_scheduler_type}, which decays from the "
+            "warm-up on\nway out: lr_scheduler_type: wsd, or no decay_steps"
         )

@@ -12,21 +12,25 @@ def learning_rate_factor(step: int, max_steps: int, optimizer: Optimizer) -> flo
     updates done: constant 1; linear 1 - x; cosine (1 + cos pi x) / 2 (SGDR, arXiv:1608.03983); wsd 1 until the last
     `decay_steps` updates, then linear (MiniCPM, arXiv:2404.06395). All but constant end at `min_lr_ratio`.
     """
-    warmup = optimizer.warmup_steps
+    warmup = steps_of(optimizer.warmup_steps, max_steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     floor = optimizer.min_lr_ratio
-    return floor + (1 - floor) * _shape(step - warmup, max_steps - warmup, optimizer)
+    decay = steps_of(optimizer.decay_steps, max_steps)
+    return floor + (1 - floor) * _shape(optimizer.lr_scheduler_type, step - warmup, max_steps - warmup, decay)
 
 
-def _shape(step: int, steps: int, optimizer: Optimizer) -> float:
+def steps_of(length: int | float, max_steps: int) -> int:
+    """`length` in optimizer steps: as it is, or below 1 a share of `max_steps`."""
+    return round(length * max_steps) if length < 1 else round(length)
+
+
+def _shape(kind: str, step: int, steps: int, decay: int) -> float:
     """From 1 at step 0 down to 0 at step `steps`, one past the last update."""
-    kind = optimizer.lr_scheduler_type
     if kind == "constant":
         return 1.0
     if kind == "linear":
         return 1 - step / steps
     if kind == "cosine":
         return (1 + math.cos(math.pi * step / steps)) / 2
-    decay = max(optimizer.decay_steps, 1)
-    return min(1.0, (steps - step) / decay)
+    return min(1.0, (steps - step) / max(decay, 1))

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from pipeline.config import Loop, Optimizer, Run, Section, Training, how, identity, load, what
+from pipeline.config import Loop, Optimizer, Run, Section, Training, how, identity, load, read_yaml, what
 from pipeline.errors import UserError
 
 
@@ -161,3 +161,10 @@ def test_a_section_within_a_section_keeps_its_own_how_fields_out():
         several: tuple[Inner, ...] = what((Inner(),), "sections")
 
     assert identity(Outer()) == {"inner": {"kept": 1}, "several": [{"kept": 1}]}
+
+
+def test_a_key_said_twice_is_refused_with_both_lines(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("run:\n  output_dir: a\n  save_steps: 3\n  output_dir: b\n")
+    with pytest.raises(UserError, match="line 4 says 'output_dir' again, first said in line 2"):
+        read_yaml(path)

@@ -54,6 +54,22 @@ def test_samples_that_do_not_divide_over_micro_batches_are_refused(total, micro,
 
 def test_muon_with_clipping_is_refused_and_without_is_not():
     with pytest.raises(UserError, match="way out: max_grad_norm: 0"):
-        check_optimizer(Optimizer(optim="muon", learning_rate=1e-3, max_grad_norm=1.0))
-    check_optimizer(Optimizer(optim="muon", learning_rate=1e-3, max_grad_norm=0))
-    check_optimizer(Optimizer(optim="adamw", learning_rate=1e-3, max_grad_norm=1.0))
+        check_optimizer(Optimizer(optim="muon", learning_rate=1e-3, max_grad_norm=1.0), 10)
+    check_optimizer(Optimizer(optim="muon", learning_rate=1e-3, max_grad_norm=0), 10)
+    check_optimizer(Optimizer(optim="adamw", learning_rate=1e-3, max_grad_norm=1.0), 10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"warmup_steps": 11}, "warmup_steps 11 and decay_steps 0 do not fit into max_steps 10"),
+        ({"warmup_steps": 5, "decay_steps": 6}, "warmup_steps 5 and decay_steps 6 do not fit"),
+        ({"warmup_steps": 0.4, "decay_steps": 7}, "warmup_steps 4 and decay_steps 7 do not fit"),
+        ({"lr_scheduler_type": "cosine", "decay_steps": 2}, "which decays from the warm-up on"),
+    ],
+)
+def test_a_schedule_that_would_not_happen_is_refused(fields, told):
+    settings = {"learning_rate": 1e-3, "lr_scheduler_type": "wsd"} | fields
+    with pytest.raises(UserError, match=told):
+        check_optimizer(Optimizer(**settings), 10)
+    check_optimizer(Optimizer(**settings | {"lr_scheduler_type": "wsd"}), 11)

@@ -57,3 +57,8 @@ def test_the_end_is_the_floor(kind, end):
 
 def test_the_floor_lifts_the_shape_linearly():
     assert factors("linear", min_lr_ratio=0.2)[5] == 0.2 + 0.8 * 0.5
+
+
+def test_lengths_below_one_are_shares_of_all_steps():
+    assert factors("wsd", warmup_steps=0.2, decay_steps=0.4) == factors("wsd", warmup_steps=2, decay_steps=4)
+    assert factors("wsd", warmup_steps=0.2) != factors("wsd")
