@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,35 +29,37 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
     start = _resume(trainer, context)
     run = context.config.run
     log = Log.open(context.logs, context.stage.name, start, run.trackers, context.config, runtime)
-    meter = Meter(recipe, runtime.world_size)
-    asked = _listen()
-    progress = Bar(context, recipe, start)
+    meter, bar = Meter(recipe, runtime.world_size), Bar(context, recipe, start)
     try:
-        for info in steps(trainer, start, asked):
-            meter.add(info)
-            done = info.step == recipe.training.max_steps
-            if done or info.step % run.logging_steps == 0:
-                log.write(info.step, figures := meter.take(info))
-                progress.show(info.step, figures)
-            if run.eval_steps and info.step % run.eval_steps == 0 and not done:
-                log.write(info.step, held_out_means(trainer, run.eval_samples, info.step))
-                meter.pause()
-            if done or info.stop or info.step % run.save_steps == 0:
-                _save(trainer, context, info)
-                meter.pause()
-            if info.stop and not done:
-                raise Interrupted(
-                    f"stopped on request after step {info.step}; the same command resumes there"
-                )
+        with listening() as stop_asked:
+            for info in steps(trainer, start, stop_asked):
+                _after(info, trainer, context, log, meter, bar)
         last = recipe.training.max_steps
         log.write(last, held_out_means(trainer, run.eval_samples, last))
     except NonFinite as error:
         raise NonFinite(f"{error}; {_last(context)}") from None
     finally:
-        progress.close()
+        bar.close()
         log.close()
     context.made.update(meter.summary(), launcher=runtime.describe(), world_size=runtime.world_size)
     return trainer
+
+
+def _after(info: StepInfo, trainer: Trainer, context: Context, log: Log, meter: Meter, bar: Bar) -> None:
+    """What is due after one step: a line in the log, held-out figures, a checkpoint."""
+    run, done = context.config.run, info.step == trainer.training.max_steps
+    meter.add(info)
+    if done or info.step % run.logging_steps == 0:
+        log.write(info.step, figures := meter.take(info))
+        bar.show(info.step, figures)
+    if run.eval_steps and info.step % run.eval_steps == 0 and not done:
+        log.write(info.step, held_out_means(trainer, run.eval_samples, info.step))
+        meter.pause()
+    if done or info.stop or info.step % run.save_steps == 0:
+        _save(trainer, context, info)
+        meter.pause()
+    if info.stop and not done:
+        raise Interrupted(f"stopped on request after step {info.step}; the same command resumes there")
 
 
 def check_zero_stage(tested: tuple[int, ...], stage: int | None) -> None:
@@ -117,9 +120,16 @@ def _last(context: Context) -> str:
     return f"the last checkpoint is {published[-1]}" if published else "no checkpoint was written yet"
 
 
-def _listen() -> Callable[[], bool]:
-    """A function that says whether SIGTERM, SIGINT or SIGUSR1 (Slurm's notice) has arrived."""
+@contextmanager
+def listening() -> Iterator[Callable[[], bool]]:
+    """Within, a function that says whether SIGTERM, SIGINT or SIGUSR1 (Slurm's notice) has arrived."""
     arrived: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda received, frame: arrived.append(received))
-    return lambda: bool(arrived)
+    before = {
+        number: signal.signal(number, lambda received, frame: arrived.append(received))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    }
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.config import Training
-from pipeline.data.packing import collate
+from pipeline.data.packing import IGNORED, collate
 from pipeline.estimate import Size
 from pipeline.lm_config import Lora
 from pipeline.lora import add_adapters
 from pipeline.recipe import Batch, Clock, Loss, Split, Sum
-
-IGNORED = -100  # label of a position that has no target
 
 
 class TokenLoss(nn.Module):
@@ -139,7 +137,7 @@ class LanguageModel:
     sequence_length: int
     flops_per_sample: float = 0.0
 
-    turns = ("model",)
+    turns = ema = ("model",)
     zero_stages = (1, 2, 3)
     unit = "tokens"
 

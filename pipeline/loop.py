@@ -23,20 +23,20 @@ class StepInfo:
     """What one optimizer step did; every figure is global.
 
     step: updates done, this one included; samples: samples seen since the run's beginning; sums: for each
-    `turn/part` of the loss its (sum, count); gradient_norms: of each turn's net, before clipping;
-    learning_rates: AdamW's, a turn; stop: a process was asked to stop.
+    `turn/part` of the loss its (sum, count); gradient_norms: of each turn's net, before clipping, None where the
+    engine cannot know it; learning_rates: AdamW's, a turn; stop: a process was asked to stop.
     """
 
     step: int
     samples: int
     sums: dict[str, Sum]
-    gradient_norms: dict[str, float]
+    gradient_norms: dict[str, float | None]
     learning_rates: dict[str, float]
     stop: bool
 
 
 class Trainer:
-    """The nets of a recipe on this launcher: one engine and, where asked, one EMA a turn."""
+    """The nets of a recipe on this launcher: an engine for each turn's, an EMA where asked; the rest are frozen."""
 
     def __init__(self, recipe: Recipe, runtime: Runtime):
         self.recipe, self.runtime, self.training = recipe, runtime, recipe.training
@@ -47,14 +47,14 @@ class Trainer:
             turn: build_engine(nets[turn], recipe.optimizers[turn], self.training, self.batches, runtime)
             for turn in recipe.turns
         }
+        self.frozen = {name: _frozen(net, runtime) for name, net in nets.items() if name not in recipe.turns}
         decay = self.training.ema_decay
-        self.emas = (
-            {turn: Ema(engine.masters(), decay) for turn, engine in self.engines.items()} if decay else {}
-        )
+        self.emas = {turn: Ema(self.engines[turn].masters(), decay) for turn in recipe.ema if decay}
 
     def nets(self, learning: str | None = None) -> dict[str, nn.Module]:
         """The nets by name; the one that learns is the module whose forward feeds its engine's gradients."""
-        return {turn: e.forward if turn == learning else e.module for turn, e in self.engines.items()}
+        learnt = {turn: e.forward if turn == learning else e.module for turn, e in self.engines.items()}
+        return self.frozen | learnt
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything a checkpoint holds, whole and by name; every process must exhaust it."""
@@ -90,6 +90,10 @@ class Trainer:
             if self.runtime.is_main:
                 kept[key.removeprefix(prefix)] = tensor.detach().float().cpu().clone()
         return kept
+
+
+def _frozen(net: nn.Module, runtime: Runtime) -> nn.Module:
+    return net.to(runtime.device).eval().requires_grad_(False)
 
 
 def _shadow_or_state(read, turn: str, key: str) -> Tensor:
@@ -150,7 +154,9 @@ def _turn(
     count = runtime.sum(torch.tensor(float(counted), device=runtime.device))
     totals: dict[str, Tensor] = {}
     for number, batch in micro_batches:
-        clock = _clock(trainer, turn, step, number)
+        clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
+        # Dropout draws from torch's own generators: a function of (seed, turn, step, micro-batch) alone.
+        torch.manual_seed(derived_seed(trainer.training.seed, turn, step, number))
         batch = {key: value.to(runtime.device, non_blocking=True) for key, value in batch.items()}
         last = number == micro_batches[-1][0]
         engine.opens(last)
@@ -165,14 +171,6 @@ def _turn(
     if not all(map(math.isfinite, values)):
         raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
     return {part: Sum(value, float(count)) for part, value in zip(totals, values, strict=True)}, bool(stops)
-
-
-def _clock(trainer: Trainer, turn: str, step: int, number: int) -> Clock:
-    """Seed every generator that a forward may draw from: a function of (seed, turn, step, micro-batch) alone."""
-    seed = derived_seed(trainer.training.seed, turn, step, number)
-    torch.manual_seed(seed)
-    samples = step * trainer.training.train_batch_size + number * trainer.batches.micro
-    return Clock(step, samples, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -191,9 +189,8 @@ def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
         # Under ZeRO-3 a forward gathers weights, so a process with nothing left still takes part and is not counted.
         batch = recipe.collate([split.item(index) for index in indices or range(1)])
         batch = {key: value.to(runtime.device) for key, value in batch.items()}
-        generator = torch.Generator().manual_seed(derived_seed(trainer.training.seed, "evaluate", first))
         with next(iter(trainer.engines.values())).precision():
-            found = recipe.evaluate(nets, batch, Clock(step, first, generator))
+            found = recipe.evaluate(nets, batch, Clock(step, first))
         for name, figure in found.items():
             counted = figure if indices else Sum(0.0, 0.0)
             figures[name] = figures.get(name, Sum(0.0, 0.0)) + counted

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pipeline.config import Loop, Optimizer
@@ -42,19 +41,21 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True)
 class Clock:
-    """Progress, the only thing that schedules and noise may depend on beside the seed.
+    """Progress, the only thing that a recipe's schedules may depend on.
 
-    step: optimizer steps done; samples: global samples seen before this micro-batch;
-    generator: CPU generator that is a pure function of (seed, turn, global micro-batch).
+    step: optimizer steps done; samples: index of this batch's first sample.
     """
 
     step: int
     samples: int
-    generator: torch.Generator
 
 
 class Split(Protocol):
-    """Samples by global index: order is a pure function of (seed, epoch, index), so the only state is an integer."""
+    """Samples by global index: order is a pure function of (seed, epoch, index), so the only state is an integer.
+
+    Noise that a loss needs (a latent, a diffusion time) is part of the sample, a function of its index too: it is then
+    the same however samples are cut into batches over processes, in training and in evaluation.
+    """
 
     length: int  # samples an epoch
 
@@ -66,6 +67,7 @@ class Recipe(Protocol):
 
     training: Loop
     turns: tuple[str, ...]  # nets updated within a step, in order: ("model",) or ("critic", "generator")
+    ema: tuple[str, ...]  # the turns whose nets get an fp32 shadow where `ema_decay` asks for one
     optimizers: dict[str, Optimizer]  # the update rule of each turn's net
     zero_stages: tuple[int, ...]  # ZeRO stages this recipe is tested under; others are refused by name
     unit: str  # what rates count: "tokens", "images"
@@ -78,7 +80,8 @@ class Recipe(Protocol):
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> Batch: ...
 
-    def nets(self) -> dict[str, nn.Module]: ...
+    def nets(self) -> dict[str, nn.Module]:
+        """Every net by name; one that is no turn is frozen: it learns nothing, and no checkpoint holds it."""
 
     def count(self, turn: str, batch: Batch) -> int:
         """Terms that `loss` sums over in this batch; known before the forward, on the CPU."""

@@ -129,7 +129,7 @@ class Toy:
     dropout: float = 0.0
     optimizers: dict[str, Training] = field(init=False)
 
-    turns = ("model",)
+    turns = ema = ("model",)
     zero_stages = (1, 2, 3)
     flops_per_sample = 0.0
     unit = "samples"

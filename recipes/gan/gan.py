@@ -19,15 +19,14 @@ from recipes.gan.model import build_critic, build_generator
 from recipes.gan.ring import RingSamples, figures, latent_of
 
 ZERO_STAGES = (1, 2)
-CHUNK = (
-    64  # samples are drawn this many at a time: a matrix product's rounding depends on how many rows it has
-)
+CHUNK = 64  # samples drawn at a time: a matrix product's rounding depends on how many rows it has
 
 
 class Gan:
     """Implements pipeline.recipe.Recipe."""
 
     turns = ("critic", "generator")
+    ema = ("generator",)
     zero_stages = ZERO_STAGES
     flops_per_sample = 0.0
     unit = "samples"

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import lm
-from pipeline.lm import IGNORED, summed_loss
+from pipeline.data.packing import IGNORED
+from pipeline.lm import summed_loss
 
 ROWS, POSITIONS, VOCABULARY = 3, 11, 17
 
