@@ -5,11 +5,12 @@ gradients over processes, so the loop multiplies by the number of processes once
 gradient that is not finite.
 """
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Loop, Optimizer
 from pipeline.errors import UserError
+from pipeline.launch import flat_deepspeed
 from pipeline.optimizer import parameter_groups
 from pipeline.plan import Batches, check_optimizer
 
@@ -36,6 +38,9 @@ class Runtime:
     zero_stage: int | None  # None: no DeepSpeed
     offload_optimizer: str = "none"
     offload_param: str = "none"
+    own_deepspeed: dict[str, Any] = field(
+        default_factory=dict
+    )  # a user's own DeepSpeed config, checked by launch.py
 
     @property
     def is_main(self) -> bool:
@@ -73,31 +78,36 @@ def start_runtime(threads: int | None = None) -> Runtime:
     from accelerate import PartialState
 
     has_gpu = torch.cuda.is_available()
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 or _zero_stage() is not None
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 or _zero_settings()["zero_stage"] is not None
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads or max(1, cores // local))
     backend = {} if has_gpu or not launched else {"backend": "gloo"}
     state = PartialState(cpu=not has_gpu, **backend)
-    return Runtime(
-        rank=state.process_index,
-        world_size=state.num_processes,
-        device=state.device,
-        zero_stage=_zero_stage(),
-        offload_optimizer=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none"),
-        offload_param=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none"),
-    )
+    return Runtime(state.process_index, state.num_processes, state.device, **_zero_settings())
 
 
-def _zero_stage() -> int | None:
+def _zero_settings() -> dict[str, Any]:
+    """What the launch file, or the DeepSpeed config it names, says of ZeRO; nothing without DeepSpeed."""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") != "true":
-        return None
-    stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
-    if stage == 0:
+        return {"zero_stage": None}
+    settings = {
+        "zero_stage": int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")),
+        "offload_optimizer": os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none"),
+        "offload_param": os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none"),
+    }
+    if file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        own = json.loads(Path(file).read_text())
+        names = {"zero_stage": "zero_stage", "offload_optimizer": "offload_optimizer_device"}
+        names["offload_param"] = "offload_param_device"
+        flat = flat_deepspeed(own)
+        settings |= {ours: flat[theirs] for ours, theirs in names.items() if theirs in flat}
+        settings["own_deepspeed"] = own
+    if settings["zero_stage"] == 0:
         raise UserError(
             "zero_stage: 0 shards nothing\nexpected: 1, 2 or 3, or launch/ddp.yaml for plain data parallelism"
         )
-    return stage
+    return settings
 
 
 def stop_runtime() -> None:
@@ -150,10 +160,11 @@ class Engine(Protocol):
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add this micro-batch's gradients."""
 
-    def update(self, factor: float) -> float:
+    def update(self, factor: float) -> float | None:
         """Clip, update the weights at `factor` times the peak rates, clear the gradients; return the L2 norm.
 
-        The norm is that of the gradient before clipping, over all processes. Raises NonFinite instead of updating.
+        The norm is that of the gradient before clipping, over all processes; None with Muon under ZeRO, which turns
+        gradients into orthogonal updates while it reduces them. Raises NonFinite instead of updating.
         """
 
     def masters(self) -> list[Tensor]:
@@ -183,7 +194,7 @@ def build_engine(
     Raises:
         UserError: muon with clipping, or with no hidden matrix to update.
     """
-    check_optimizer(optimizer)
+    check_optimizer(optimizer, training.max_steps)
     module.to(runtime.device)
     groups = parameter_groups(module, optimizer)
     if optimizer.optim == "muon" and not any(group["use_muon"] for group in groups):
@@ -332,12 +343,12 @@ class DeepSpeedEngine:
         if not last:
             self.deepspeed.step()
 
-    def update(self, factor: float) -> float:
+    def update(self, factor: float) -> float | None:
         _set_rates(self.zero, factor)
         self.deepspeed.step()
         if self.zero.overflow:
             raise NonFinite("a gradient is not finite")
-        return float(self.deepspeed.get_global_grad_norm())
+        return None if self.muon else float(self.deepspeed.get_global_grad_norm())
 
     def masters(self) -> list[Tensor]:
         return list(self.flats)
@@ -436,7 +447,7 @@ class DeepSpeedEngine:
 def deepspeed_config(
     optimizer: Optimizer, training: Loop, batch: Batches, runtime: Runtime
 ) -> dict[str, Any]:
-    """DeepSpeed's config, generated whole from the run's: nothing is left on `auto`."""
+    """DeepSpeed's config, generated from the run's over what the user's own says; nothing is left on `auto`."""
     muon = optimizer.optim == "muon"
     zero: dict[str, Any] = {"stage": runtime.zero_stage, "overlap_comm": runtime.device.type == "cuda"}
     if runtime.zero_stage == 3:
@@ -448,14 +459,21 @@ def deepspeed_config(
         }
     if runtime.offload_param != "none":
         zero["offload_param"] = {"device": runtime.offload_param, "pin_memory": runtime.device.type == "cuda"}
-    return {
+    own = _without_auto(runtime.own_deepspeed)
+    return own | {
         "train_micro_batch_size_per_gpu": batch.micro,
         "gradient_accumulation_steps": batch.accumulation,
         "train_batch_size": batch.micro * batch.accumulation * runtime.world_size,
-        "zero_optimization": zero,
+        "zero_optimization": own.get("zero_optimization", {}) | zero,
         "bf16": {"enabled": training.bf16},
         "gradient_clipping": optimizer.max_grad_norm,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
+
+
+def _without_auto(config: dict[str, Any]) -> dict[str, Any]:
+    """A DeepSpeed config without the entries that accelerate's own integration would fill in."""
+    kept = {key: _without_auto(value) if isinstance(value, dict) else value for key, value in config.items()}
+    return {key: value for key, value in kept.items() if value != "auto"}

@@ -84,9 +84,14 @@ def _deepspeed_settings(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     named = settings.pop("deepspeed_config_file", None)
     if named:
         try:
-            settings |= flat_deepspeed(json.loads(Path(named).read_text()))
+            own = json.loads(Path(named).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: deepspeed_config_file {named}: {error}") from None
+        if decided := sorted({"optimizer", "scheduler", "fp16"} & own.keys()):
+            raise UserError(
+                f"{named} sets {', '.join(decided)}, which the recipe decides\nway out: leave it out of the file"
+            )
+        settings |= flat_deepspeed(own)
     stage = settings.setdefault("zero_stage", 2)
     if stage not in (1, 2, 3):
         raise UserError(
@@ -120,7 +125,7 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
         UserError: batches that do not divide, an untested ZeRO stage, a setting that contradicts the recipe's.
     """
     for optimizer in optimizers:
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, training.max_steps)
     launch = read_launch(run)
     processes = int(os.environ.get("WORLD_SIZE", launch.num_processes))
     batches = Batches.derive(training, processes)

@@ -47,7 +47,8 @@ class Meter:
         figures = {name.removeprefix(prefix): figure.mean for name, figure in self.sums.items()}
         for turn in self.recipe.turns:
             start = "" if prefix else f"{turn}/"
-            figures[f"{start}gradient_norm"] = info.gradient_norms[turn]
+            if (norm := info.gradient_norms[turn]) is not None:
+                figures[f"{start}gradient_norm"] = norm
             figures[f"{start}learning_rate"] = info.learning_rates[turn]
         figures |= {"samples": info.samples, **self._rates(self.steps, self.seconds)}
         self.sums, self.steps, self.seconds = {}, 0, 0.0

@@ -101,9 +101,9 @@ def clipping(runtime: Runtime) -> dict[str, float]:
     return {"reported": info.gradient_norms["model"], "applied": math.sqrt(sum(squares)) / (1 - 0.5)}
 
 
-def not_finite(runtime: Runtime, poison: str) -> list[dict[str, Any]]:
+def not_finite(runtime: Runtime, poison: str, optim: str) -> list[dict[str, Any]]:
     """What each process saw of a step that must not happen."""
-    trainer = trainer_of(runtime, accumulation=2, poison=poison)
+    trainer = trainer_of(runtime, accumulation=2, poison=poison, optim=optim)
     running = steps(trainer)
     for _ in range(2):
         next(running)
@@ -201,7 +201,9 @@ def cases(runtime: Runtime, shared: Path, launcher: str, source: str | None) -> 
     found["noise"] = lambda: noise(runtime)
     found["clipping"] = lambda: clipping(runtime)
     for poison in ("loss", "gradient"):
-        found[f"not finite {poison}"] = lambda poison=poison: not_finite(runtime, poison)
+        for optim in OPTIMS:
+            name = f"not finite {poison} {optim}"
+            found[name] = lambda poison=poison, optim=optim: not_finite(runtime, poison, optim)
     for name, fields in RESUMED.items():
         found[f"resume {name}"] = lambda name=name, fields=fields: resume(runtime, own / name, fields)
     found["evaluation"] = lambda: evaluation(runtime)

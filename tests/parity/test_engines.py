@@ -54,7 +54,18 @@ def test_the_terms_of_every_step_are_counted_exactly(report_of, launcher, optim,
 def test_the_gradient_norm_of_every_step_is_that_of_one_process(report_of, launcher, accumulation):
     expected = column(report_of("one"), "adamw", 1, "norm")
     assert column(report_of(launcher), "adamw", accumulation, "norm") == pytest.approx(expected, rel=1e-6)
-    # measured at worst 1.1e-7; under ZeRO, Muon's norm is that of its update, and is not compared
+    # measured at worst 1.1e-7
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_with_muon_the_gradient_norm_is_right_or_not_given(report_of, launcher, accumulation):
+    found = column(report_of(launcher), "muon", accumulation, "norm")
+    if launcher.startswith("zero"):
+        assert found == [None] * 6
+    else:
+        expected = column(report_of("one"), "muon", 1, "norm")
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("launcher", "optim", "accumulation"), EVERY_CASE)
@@ -70,10 +81,11 @@ def test_clipping_scales_the_gradient_and_reports_the_norm_before_it(report_of, 
     assert norms["applied"] == pytest.approx(0.01, rel=1e-6)  # measured at worst 1e-7
 
 
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_what_is_not_finite_stops_every_process_before_the_update(report_of, launcher, poison):
-    processes = report_of(launcher)[f"not finite {poison}"]
+def test_what_is_not_finite_stops_every_process_before_the_update(report_of, launcher, poison, optim):
+    processes = report_of(launcher)[f"not finite {poison} {optim}"]
     assert len(processes) == report_of(launcher)["runtime"]["world_size"]
     for seen in processes:
         assert seen["raised"].startswith("NonFinite: ")
@@ -82,5 +94,5 @@ def test_what_is_not_finite_stops_every_process_before_the_update(report_of, lau
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_loss_that_is_not_finite_is_shown_as_it_is_with_its_step(report_of, launcher):
-    raised = report_of(launcher)["not finite loss"][0]["raised"]
+    raised = report_of(launcher)["not finite loss adamw"][0]["raised"]
     assert "step 3" in raised and "'loss': nan" in raised
