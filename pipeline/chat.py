@@ -64,7 +64,7 @@ class Talk:
 
     def _fit(self, messages: Messages) -> tuple[list[int], Messages]:
         """The prompt's ids and the messages in it: the oldest exchanges go until an answer has room too."""
-        from pipeline.generate import positions_of
+        from pipeline.model import positions_of
         from pipeline.prompts import chat_prompt
 
         limit = positions_of(self.model.config)

@@ -16,11 +16,12 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.lm_config import Corpus, LanguageModelConfig
 from pipeline.model import load_model, load_tokenizer
+from pipeline.results import Score
 from pipeline.scores.answers import MultipleChoice
 from pipeline.scores.bits import DocumentBits, read_lines
 from pipeline.scores.conversations import ConversationLoss
 from pipeline.scores.parsing import ParsedFunctions
-from pipeline.scores.score import BASE, FINE_TUNED, Part, Score, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, Part, Settings
 from pipeline.stage import Context
 
 if TYPE_CHECKING:

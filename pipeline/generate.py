@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.lm_config import Generate, LanguageModelConfig
+from pipeline.model import positions_of
 from pipeline.prompts import chat_prompt, document_prompt, stop_ids
 from pipeline.stage import Context
 
@@ -36,11 +37,6 @@ def choose(logits_V: Tensor, temperature: float | None, top_p: float, generator:
     probabilities_V[order_V[before_V >= top_p]] = 0
     clocks_V = torch.empty_like(probabilities_V).exponential_(generator=generator)
     return int((probabilities_V / clocks_V).argmax())
-
-
-def positions_of(config: PretrainedConfig) -> int | None:
-    """Tokens that the model can attend to; None where nothing in its config limits them."""
-    return getattr(config, "max_position_embeddings", None)
 
 
 def stream(

@@ -54,9 +54,14 @@ def build_config(
     return config
 
 
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Tokens that the model can attend to; None where nothing in its config limits them."""
+    return getattr(config, "max_position_embeddings", None)
+
+
 def check_positions(config: PretrainedConfig, sequence_length: int) -> None:
     """Raises UserError where a row is longer than the model's positions."""
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = positions_of(config)
     if positions is not None and sequence_length > positions:
         raise UserError(
             f"sequence_length {sequence_length} is longer than the model's {positions} positions\n"
@@ -133,6 +138,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, direc
     ids = special_ids(tokenizer)
     for name, value in ids.items():
         setattr(model.generation_config, name, value)
+    if positions := positions_of(model.config):
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     model.save_pretrained(directory)
     copy_tokenizer(tokenizer, directory)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

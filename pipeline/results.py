@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ Points = list[tuple[int, float]]  # (step, value); a value may be NaN or infinit
 
 @dataclass(frozen=True)
 class Score:
-    """One line of an evaluation.json.
+    """A figure on held-out data: one line of an evaluation.json, whatever the family.
 
-    name: what was measured; model: on which model, or by which baseline; interval: (low, high) or None; count: how
-    many items were scored; protocol: how; better: `lower` or `higher`.
+    name: what is measured; model: of which model, or which baseline stands in its place; interval: 95 %, or None where
+    nothing was sampled; count: units behind the value, which the protocol names; protocol: all that another
+    implementation needs to get the same figure; better: `lower` or `higher`.
     """
 
     name: str
@@ -30,6 +31,14 @@ class Score:
     count: int | None
     protocol: str
     better: str
+
+    @property
+    def key(self) -> str:
+        """The score's name among the metrics of an artifact."""
+        return f"{self.name.replace(' ', '_')}/{self.model}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)

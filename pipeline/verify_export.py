@@ -71,7 +71,7 @@ def token_rows(
     """The ids that are compared on: random ones over the whole vocabulary, and each prompt."""
     import torch
 
-    from pipeline.generate import positions_of
+    from pipeline.model import positions_of
     from pipeline.prompts import document_prompt
 
     length = min(ROW_TOKENS, positions_of(model.config) or ROW_TOKENS)

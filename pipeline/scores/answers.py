@@ -6,10 +6,11 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.chat import ChatEncoder
+from pipeline.results import Score
 from pipeline.scores.choices import CHOICES, NEIGHBOURS, build_questions
 from pipeline.scores.harness import METRICS, ask
 from pipeline.scores.intervals import normal_interval
-from pipeline.scores.score import BASE, FINE_TUNED, Score, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

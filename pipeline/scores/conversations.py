@@ -8,10 +8,11 @@ import numpy as np
 
 from pipeline.data.packing import Conversations
 from pipeline.data.shards import Shard
+from pipeline.results import Score
 from pipeline.scores.bits import bits_scores, sample_of
 from pipeline.scores.intervals import bootstrap_interval
 from pipeline.scores.likelihood import nll_sums, target_counts
-from pipeline.scores.score import BASE, FINE_TUNED, Score, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

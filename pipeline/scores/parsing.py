@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.generate import document_prompt, sample_batch
+from pipeline.results import Score
 from pipeline.scores.functions import Function, accepted, choose
 from pipeline.scores.intervals import wilson_interval
-from pipeline.scores.score import BASE, REFERENCE, Score, Settings
+from pipeline.scores.score import BASE, REFERENCE, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

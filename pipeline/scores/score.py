@@ -1,44 +1,17 @@
-"""What every score has in common: the record that evaluation.json holds, and the interface of what measures it."""
+"""What every measurement of a language model has in common: what it is given, and its interface."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from pipeline.recipe import derived_seed
-from pipeline.scores.intervals import Interval
+from pipeline.results import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BASE, FINE_TUNED, XZ, REFERENCE = "base", "fine-tuned", "xz -9e", "reference"
-
-
-@dataclass(frozen=True)
-class Score:
-    """A figure on held-out data.
-
-    name: what is measured; model: of what it is measured (BASE, FINE_TUNED, XZ, or REFERENCE for held-out data in the
-    model's place); interval: 95 %, or None where nothing was sampled; count: units behind the value, which the
-    protocol names; protocol: all that another implementation needs to get the same figure.
-    """
-
-    name: str
-    model: str
-    value: float
-    interval: Interval | None
-    unit: str
-    count: int
-    protocol: str
-    better: Literal["lower", "higher"]
-
-    @property
-    def key(self) -> str:
-        """The score's name among the metrics of an artifact."""
-        return f"{self.name.replace(' ', '_')}/{self.model}"
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

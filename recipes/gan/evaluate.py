@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_json
+from pipeline.results import Score
 from pipeline.stage import Context
 from recipes.gan.config import GanConfig
 
@@ -51,25 +52,16 @@ def _points(generator: Any, latents: "Tensor") -> "Tensor":
 
 
 def _scores(name: str, one: dict[str, float], modes: int) -> list[dict[str, Any]]:
-    """One entry a score, as pipeline.results reads them."""
+    """The scores of one generator, as plain JSON data."""
     share, count = one["high_quality"], int(one["samples"])
     margin = 1.96 * math.sqrt(share * (1 - share) / count)
     rows = [
         ("modes covered", one["modes_covered"], None, f"of {modes}", "higher"),
-        ("high-quality samples", share, [share - margin, share + margin], "share", "higher"),
+        ("high-quality samples", share, (share - margin, share + margin), "share", "higher"),
         ("divergence of the mode histogram", one["mode_kl"], None, "nats", "lower"),
     ]
     return [
-        {
-            "name": title,
-            "model": name,
-            "value": value,
-            "interval": interval,
-            "unit": unit,
-            "count": count,
-            "protocol": PROTOCOL[title],
-            "better": better,
-        }
+        Score(title, name, value, interval, unit, count, PROTOCOL[title], better).as_json()
         for title, value, interval, unit, better in rows
     ]
 
