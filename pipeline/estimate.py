@@ -61,7 +61,7 @@ def memory(size: Size, training: Training, launch: Launch) -> Memory:
     master = (4 if stage else 0) + moments + (4 if training.ema_decay else 0)
     kept = 2 + 32 / size.layers if training.gradient_checkpointing else 34
     width = 1 if training.bf16 else 2
-    logits = size.positions * size.vocabulary * (2 * width + 8)
+    logits = size.positions * size.vocabulary * 2 * (2 * width)  # themselves and their gradient
     return Memory(
         weights=size.parameters * compute / (processes if stage == 3 else 1),
         gradients=size.trained * compute / (processes if stage >= 2 else 1),
