@@ -1,5 +1,6 @@
 """Fixtures of all tests: what each launcher did with the toy recipe, run once a session."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def report_of(checkpoints_of_launchers) -> Callable[..., Report]:
 
     launcher: `one` for one plain process, or a file of launch/ by its stem, on two processes.
     """
-    reports: dict[tuple[str, str | None], Report] = {}
+    reports: dict[tuple[str, str | None], Report | AssertionError] = {}
 
     def report(launcher: str, source: str | None = None) -> Report:
         if source is not None:
@@ -31,7 +32,24 @@ def report_of(checkpoints_of_launchers) -> Callable[..., Report]:
         if (launcher, source) not in reports:
             arguments = [str(checkpoints_of_launchers), launcher, *([source] if source else [])]
             file, processes = (None, None) if launcher == "one" else (launcher, 2)
-            reports[launcher, source] = launch(file, "tests.worker", *arguments, num_processes=processes)
-        return reports[launcher, source]
+            reports[launcher, source] = _kept(file, arguments, processes)
+        found = reports[launcher, source]
+        if isinstance(found, AssertionError):
+            raise found
+        return found
 
     return report
+
+
+def _kept(file: str | None, arguments: list[str], processes: int | None) -> Report | AssertionError:
+    """The report, or why there is none: a launcher that fails must not be launched again for every test."""
+    try:
+        return launch(file, "tests.worker", *arguments, num_processes=processes)
+    except AssertionError as error:
+        return error
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hub_home(tmp_path_factory) -> None:
+    """No test reads or writes the user's own Hub cache."""
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))

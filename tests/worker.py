@@ -93,7 +93,7 @@ def noise(runtime: Runtime) -> list[float]:
 
 def clipping(runtime: Runtime) -> dict[str, float]:
     """The norm that an update reports, and that of the gradient in AdamW's first moment after its first update."""
-    trainer = trainer_of(runtime, max_grad_norm=0.01, adam_beta1=0.5, max_steps=1)
+    trainer = trainer_of(runtime, max_grad_norm=0.01, adam_beta1=0.5, max_steps=1, warmup_steps=0)
     info = next(steps(trainer))
     squares = [
         float(moment.double().square().sum()) for _, moment in trainer.engines["model"].state(("exp_avg",))
