@@ -38,4 +38,4 @@ KINDS = ("weight", "ema", "exp_avg", "exp_avg_sq", "momentum_buffer")
 def test_a_checkpoint_resumes_on_another_number_of_processes(report_of, launcher, source, case):
     resumed = report_of(launcher, source)["resumed"][case]
     uninterrupted = report_of(source)[f"resume {case}"]["losses"]
-    assert resumed == pytest.approx(uninterrupted[2:], rel=1e-6)  # measured at worst 1.6e-7
+    assert resumed == pytest.approx(uninterrupted[2:], rel=1e-6)  # measured at worst 7.8e-8
