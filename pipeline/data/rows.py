@@ -50,6 +50,8 @@ def path_of(source: Source) -> Path:
     path = Path(source.path).expanduser()
     if path.exists() or glob.has_magic(str(path)):
         return path
+    if source.source == "wordnet":
+        raise UserError(f"{name_of(source)}.path: nothing at {path}\n{stdlib.WORDNET_HELP}")
     siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(path.name, siblings)[:300] if siblings else f"the folder {path.parent} is missing or empty"
     raise UserError(f"{name_of(source)}.path: nothing at {path}\n{hint}")
@@ -187,6 +189,28 @@ def _load_dataset(source: Source) -> Any:
             f"{name_of(source)}.split: {path} has no split {source.split!r}\n{nearest(source.split, saved)}"
         )
     return saved[source.split]
+
+
+def check_dataset(source: Source) -> None:
+    """Refuse what is no dataset's name; and, where the Hub is switched off, a name whose data are not here.
+
+    Raises:
+        UserError: as dataset_name; HF_HUB_OFFLINE is set and the dataset is not in the cache.
+    """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    path = dataset_name(source)
+    if not HF_HUB_OFFLINE or os.path.isdir(path):
+        return
+    import datasets
+
+    try:
+        datasets.load_dataset_builder(path)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError):
+        raise UserError(
+            f"{name_of(source)}.path: the dataset {path} is not on this machine, and HF_HUB_OFFLINE is set\n"
+            f"way out: unset HF_HUB_OFFLINE, or {name_of(source)}.path=FOLDER"
+        ) from None
 
 
 def dataset_name(source: Source) -> str:

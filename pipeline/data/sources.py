@@ -134,7 +134,7 @@ def _items(source: Source, limit: int | None, skipped: list[SkippedRow]) -> Iter
 
 def _check(source: Source) -> None:
     if source.source == "datasets":
-        rows.dataset_name(source)
+        rows.check_dataset(source)
     elif source.source == "wordnet":
         stdlib.wordnet_files(rows.path_of(source))
     else:

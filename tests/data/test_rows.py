@@ -134,7 +134,8 @@ def test_the_standard_library_takes_no_path():
     assert "takes no path" in refusal(sources.check_corpus, Corpus(source="stdlib", path="/usr/lib/python3"))
 
 
-def test_a_dataset_is_a_folder_or_a_hub_name(tmp_path):
+def test_a_dataset_is_a_folder_or_a_hub_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     sources.check_corpus(Corpus(source="datasets", path="owner/some-dataset"))
     sources.check_corpus(Corpus(source="datasets", path=str(tmp_path)))
     for path in ("./missing/folder", "one/two/three"):
