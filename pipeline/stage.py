@@ -130,7 +130,9 @@ def check_writable(directory: Path) -> None:
     parent = directory.absolute()
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not parent.is_dir():
+        raise UserError(f"run.output_dir {directory}: {parent} is a file\nway out: run.output_dir=DIRECTORY")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(
             f"no permission to write in {parent}\nway out: run.output_dir=DIRECTORY that is yours"
         )
