@@ -1,18 +1,21 @@
-"""What tests of the language model share: tiny random decoders of three architectures, and rows of documents."""
+"""What tests of the language model share: tiny random decoders of three architectures, rows of documents, a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.config import Training
+from pipeline.data.packing import PackedConversations
 from pipeline.data.shards import Shard, ShardWriter
 from pipeline.engine import Runtime
-from pipeline.lm import TokenLoss
+from pipeline.lm import LanguageModel, TokenLoss
 from pipeline.lm_config import Model
+from pipeline.loop import Trainer, steps
 from pipeline.model import build_config, build_model
 from pipeline.recipe import Batch
 
@@ -50,9 +53,9 @@ def tiny_model(
 
 
 def random_documents(*lengths: int) -> list[list[int]]:
-    """Documents of these lengths, of tokens drawn from the whole vocabulary."""
+    """Documents of these lengths, of tokens that are not special: an embedding gives padding (2) no gradient."""
     random = np.random.default_rng(0)
-    return [random.integers(VOCABULARY, size=length).tolist() for length in lengths]
+    return [random.integers(3, VOCABULARY, size=length).tolist() for length in lengths]
 
 
 def shard_of(directory: Path, documents: list[list[int]]) -> Shard:
@@ -73,7 +76,18 @@ def loss_and_logits(net: TokenLoss, batch: Batch) -> tuple[Tensor, Tensor]:
     return loss, logits_BTV
 
 
-def lm_training(**fields: Any) -> Training:
-    """Six steps of four rows in fp32 at a constant rate, unless `fields` say otherwise."""
-    chosen = {"learning_rate": 1e-2, "max_steps": 6, "train_batch_size": 4, "bf16": False}
-    return Training(**(chosen | {"lr_scheduler_type": "constant"} | fields))
+def trained(
+    directory: Path,
+    documents: list[list[int]],
+    build: Callable[[], nn.Module],
+    **training: Any,
+) -> tuple[Trainer, list[tuple[float, float]]]:
+    """The trainer after six steps of four rows, fp32, unless `training` says otherwise; each step's (loss, norm).
+
+    A row holds as many whole documents as 32 tokens do; the loss is in nats a token.
+    """
+    chosen = {"learning_rate": 1e-2, "max_steps": 6, "train_batch_size": 4, "bf16": False} | training
+    split = PackedConversations(shard_of(directory, documents), 32, None, on_long="error")
+    trainer = Trainer(LanguageModel(Training(**chosen), build, split, None, 32), ALONE)
+    figures = [(info.sums["model/loss"].mean, info.gradient_norms["model"]) for info in steps(trainer)]
+    return trainer, figures
