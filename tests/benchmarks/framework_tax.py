@@ -3,68 +3,72 @@
 python -m tests.benchmarks.framework_tax      one JSON line; ratio 1 means that the loop costs nothing
 """
 
-import time
+from collections.abc import Iterator
 
 import torch
+from torch import nn
 
-from pipeline.engine import start_runtime
-from pipeline.lm import LanguageModel, TokenLoss
-from pipeline.loop import Trainer, steps
-from tests.benchmarks.workload import LENGTH, ROWS, Rows, interleaved, new_model, print_line, spread, training
+from tests.benchmarks.workload import (
+    LENGTH,
+    ROWS,
+    Rows,
+    new_model,
+    on_the_cpu,
+    our_steps,
+    our_trainer,
+    parity_gate,
+    print_line,
+    race,
+    ratio,
+    spread,
+    training,
+    warm_up,
+)
 
-STEPS, REPEATS, WARMUP = 6, 7, 2
+THREADS, STEPS, REPEATS, WARMUP = 2, 6, 7, 3
+TOLERANCE = 1e-6  # nats: the same operations; only the place of the division by the count differs
 
 
-def ours() -> tuple:
-    """A generator of our steps; each `next` is one optimizer step and gives its loss."""
-    recipe = LanguageModel(
-        training=training(), build=new_model, train=Rows(), held=None, sequence_length=LENGTH
-    )
-    trainer = Trainer(recipe, start_runtime())
-    return ((info.sums["model/loss"].mean for info in steps(trainer)), trainer)
+def bare(net: nn.Module, rows: Rows) -> Iterator[float]:
+    """The least that trains the same: no accumulation, no checks, no log; the loss is read as ours is.
 
-
-def bare():
-    """The least that trains the same: no accumulation, no checks, no log; the loss is read as ours is."""
+    net: `TokenLoss` of a model, so that mask, forward and loss are ours.
+    """
     from pipeline.data.packing import collate
 
-    net, rows = TokenLoss(new_model().train()), Rows()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
     for step in range(1_000_000):
         batch = collate([rows.item(step * ROWS + row) for row in range(ROWS)])
         with torch.autocast("cpu", torch.bfloat16):
             total = net(batch["input_ids"], batch["labels"], batch["document_ids"], batch["position_ids"])
-        loss = total / (ROWS * LENGTH)
+        loss = total / (ROWS * (rows.sequence_length - 1))  # a row's last token has no target
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         yield loss.item()
 
 
-def timed(generator) -> float:
-    """Tokens a second over STEPS steps."""
-    started = time.perf_counter()
-    for _ in range(STEPS):
-        next(generator)
-    return STEPS * ROWS * LENGTH / (time.perf_counter() - started)
-
-
 def main() -> None:
-    mine, _ = ours()
-    plain = bare()
-    pairs = [(next(mine), next(plain)) for _ in range(WARMUP)]
-    gap = max(abs(a - b) for a, b in pairs)
-    assert gap < 1e-4, f"the two loops do not train the same: losses differ by {gap}"
-    figures = interleaved({"ours": lambda: timed(mine), "bare": lambda: timed(plain)}, REPEATS)
-    ratios = [a / b for a, b in zip(figures["ours"], figures["bare"], strict=True)]
+    from pipeline.lm import TokenLoss
+
+    on_the_cpu(THREADS)
+    rows = Rows()
+    contestants = {
+        "bare": bare(TokenLoss(new_model().train()), rows),
+        "ours": our_steps(our_trainer(training(), new_model, rows)),
+    }
+    losses, seconds = warm_up(contestants, WARMUP)
+    gaps = parity_gate(losses, {"ours": TOLERANCE})
+    figures = race(contestants, ROWS * LENGTH, STEPS, REPEATS)
     print_line(
         "framework_tax",
-        ratio=spread(ratios),
+        ratio=ratio(figures, "ours", "bare"),
         unit="our tokens/s over the bare loop's",
         tokens_per_second={name: spread(values) for name, values in figures.items()},
-        protocol=f"6.5 M Llama, bf16 autocast, {ROWS} x {LENGTH}, {STEPS} steps a sample, {REPEATS} pairs",
-        largest_loss_difference=gap,
+        loss_differences=gaps,
+        warm_up_seconds=seconds,
+        protocol=f"the quickstart's model, bf16 autocast, {ROWS} x {LENGTH}, {STEPS} steps a sample, {REPEATS} pairs",
     )
 
 
