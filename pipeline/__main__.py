@@ -58,12 +58,23 @@ def _recipe_verb(verbs: Any, name: str, text: str, named: bool = False) -> argpa
     return verb
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line, with overrides also behind options, where argparse alone would not take them."""
+    top = parser()
+    given, left = top.parse_known_args(arguments)
+    if left and ("overrides" not in given or any("=" not in text or text.startswith("-") for text in left)):
+        top.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        given.overrides += left
+    return given
+
+
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["chat"]:
             return _chat(arguments[1:])
-        given = parser().parse_args(arguments)
+        given = parse(arguments)
         return VERBS[given.verb](given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
