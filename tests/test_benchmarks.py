@@ -1,0 +1,125 @@
+"""Catches a benchmark that would compare two sides that do not train the same, or fail where there is no GPU."""
+
+import json
+
+import pytest
+import torch
+
+from pipeline.lm_config import Model
+from tests.benchmarks import bare_gpt, cpu_training, framework_tax, gpu_training
+from tests.benchmarks.workload import Rows, new_model, parity_gate, recipe, training, warm_up
+
+VOCABULARY, LENGTH = 64, 16
+ROWS = Rows(VOCABULARY, LENGTH)
+GPT = cpu_training.gpt_shape(layers=2, heads=2, width=16)
+
+
+def tiny_llama() -> Model:
+    shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    return Model(architecture="llama", config=shape)
+
+
+def small(**changes):
+    sizes = dict(sequence_length=LENGTH, train_batch_size=4, per_device_train_batch_size=2)
+    return training(**(sizes | changes))
+
+
+class ShiftedRows(Rows):
+    """The fault to find: each label one position too far."""
+
+    def item(self, index: int) -> dict:
+        item = super().item(index)
+        return item | {"labels": torch.tensor(item["labels"]).roll(-1).numpy()}
+
+
+def gpt_losses(rows: Rows, **changes) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """First losses of our GPT-2 on the true rows beside the bare GPT on `rows`, with `changes` to its settings."""
+    contestants, tolerances = cpu_training.gpt_contestants(GPT, ROWS, small(), compiled=False)
+    net = bare_gpt.like(new_model(GPT, VOCABULARY, LENGTH))
+    contestants["bare_fp32"] = bare_gpt.contestant(net, rows, small(**changes))
+    return warm_up(contestants, 3)[0], tolerances
+
+
+def test_the_bare_gpt_computes_what_gpt2_computes():
+    model = new_model(GPT, VOCABULARY, LENGTH)
+    tokens = torch.tensor(ROWS.tokens[:3].astype("int64"))
+    torch.testing.assert_close(
+        bare_gpt.like(model)(tokens), model(tokens).logits, rtol=0, atol=1e-6
+    )  # worst seen: 1.2e-7
+
+
+def test_the_gpt_race_prints_a_ratio_of_each_of_ours():
+    contestants, tolerances = cpu_training.gpt_contestants(GPT, ROWS, small(), compiled=False)
+    found = cpu_training.compare(contestants, tolerances, small(), steps=1, repeats=2)
+    assert set(found["ratios"]) == {"ours_fp32 / bare_fp32", "ours_bf16 / bare_fp32"}
+    json.dumps(found)
+
+
+def test_the_gate_refuses_other_targets():
+    losses, tolerances = gpt_losses(ShiftedRows(VOCABULARY, LENGTH))
+    with pytest.raises(SystemExit, match="ours_fp32 and bare_fp32 do not train the same"):
+        parity_gate(losses, tolerances)
+
+
+def test_the_gate_refuses_another_learning_rate():
+    losses, tolerances = gpt_losses(ROWS, learning_rate=1.1e-3)
+    assert losses["bare_fp32"][0] == pytest.approx(losses["ours_fp32"][0], abs=tolerances["ours_fp32"])
+    with pytest.raises(SystemExit, match="do not train the same"):
+        parity_gate(losses, tolerances)
+
+
+def test_the_gate_refuses_a_loss_that_is_no_number():
+    with pytest.raises(SystemExit, match="do not train the same"):
+        parity_gate({"peer": [1.0], "ours": [float("nan")]}, {"ours": 1.0})
+
+
+def test_the_trainer_takes_the_same_targets_and_steps():
+    contestants, _ = cpu_training.llama_contestants(tiny_llama(), ROWS, small(bf16=False), compiled=False)
+    contestants.pop("trainer_tuned").close()  # never asked for a step, it has started no process
+    losses, _ = warm_up(contestants, cpu_training.GATED)
+    contestants["trainer"].close()
+    parity_gate(losses, {"ours": cpu_training.FP32_TOLERANCE})
+
+
+def test_the_bare_loop_of_the_framework_tax_is_ours(monkeypatch):
+    from pipeline.lm import TokenLoss
+
+    monkeypatch.setattr(framework_tax, "ROWS", 4)
+    net = TokenLoss(new_model(tiny_llama(), VOCABULARY, LENGTH).train())
+    settings = small(per_device_train_batch_size=4)
+    contestants = {
+        "bare": framework_tax.bare(net, ROWS),
+        "ours": cpu_training.ours(tiny_llama(), ROWS, settings),
+    }
+    parity_gate(warm_up(contestants, 3)[0], {"ours": framework_tax.TOLERANCE})
+
+
+def test_without_cuda_the_gpu_benchmark_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu_training.main()
+    line = json.loads(capsys.readouterr().out)
+    assert (line["benchmark"], line["ran"], line["reason"]) == (
+        "gpu_training",
+        False,
+        "no CUDA device is here",
+    )
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method`:DeprecationWarning"
+)  # on importing deepspeed's Muon
+@pytest.mark.parametrize("name", gpu_training.SHAPES)
+def test_the_gpu_benchmark_measures_its_recipes_at_a_tiny_width(name):
+    config = recipe(name)
+    widths = {
+        "gpt2_124m": dict(n_embd=16, n_layer=2, n_head=2),
+        "llama_1b": dict(hidden_size=64, intermediate_size=32, num_hidden_layers=2),
+    }
+    model = config.model.model_copy(update={"config": config.model.config | widths[name]})
+    fields = {"sequence_length": LENGTH, "train_batch_size": 16, "per_device_train_batch_size": 1}
+    pretrain = config.pretrain.model_copy(update=fields | {"torch_compile": False})
+    tiny = config.model_copy(update={"model": model, "pretrain": pretrain})
+    found = gpu_training.measure(tiny, VOCABULARY, steps=1, repeats=2, side=64, products=2)
+    quotient = found["tflops_per_second"]["model"]["min"] / found["tflops_per_second"]["matmul"]["max"]
+    assert 0 < 0.99 * quotient <= found["ratio"]["min"] <= found["ratio"]["max"] < float("inf")
+    assert found["batch"].startswith(f"2 x {LENGTH} tokens a step, 2 micro-batches")
