@@ -56,8 +56,9 @@ class Rows:
 
 
 def on_the_cpu(threads: int) -> None:
-    """Compute on this many threads, here and in processes started from here."""
+    """Compute on this many threads and on no GPU, here and in processes started from here; before any computing."""
     torch.set_num_threads(threads)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else ours would take the GPU that the peer leaves
     os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed writes to stdout that it looked for others
 
 
