@@ -42,10 +42,12 @@ def gpt_losses(rows: Rows, **changes) -> tuple[dict[str, list[float]], dict[str,
 
 def test_the_bare_gpt_computes_what_gpt2_computes():
     model = new_model(GPT, VOCABULARY, LENGTH)
+    for parameter in model.parameters():  # large enough for the two kinds of GELU to differ
+        torch.nn.init.normal_(parameter, std=0.5)
     tokens = torch.tensor(ROWS.tokens[:3].astype("int64"))
     torch.testing.assert_close(
         bare_gpt.like(model)(tokens), model(tokens).logits, rtol=0, atol=1e-6
-    )  # worst seen: 1.2e-7
+    )  # worst seen: 0; a tanh GELU: 5e-4
 
 
 def test_the_gpt_race_prints_a_ratio_of_each_of_ours():
@@ -120,6 +122,7 @@ def test_the_gpu_benchmark_measures_its_recipes_at_a_tiny_width(name):
     pretrain = config.pretrain.model_copy(update=fields | {"torch_compile": False})
     tiny = config.model_copy(update={"model": model, "pretrain": pretrain})
     found = gpu_training.measure(tiny, VOCABULARY, steps=1, repeats=2, side=64, products=2)
-    quotient = found["tflops_per_second"]["model"]["min"] / found["tflops_per_second"]["matmul"]["max"]
-    assert 0 < 0.99 * quotient <= found["ratio"]["min"] <= found["ratio"]["max"] < float("inf")
+    model, matmul = (found["tflops_per_second"][side] for side in ("model", "matmul"))
+    assert 0 < 0.999 * model["min"] / matmul["max"] <= found["ratio"]["min"]
+    assert found["ratio"]["max"] <= 1.001 * model["max"] / matmul["min"]  # printed to four digits
     assert found["batch"].startswith(f"2 x {LENGTH} tokens a step, 2 micro-batches")
