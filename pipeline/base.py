@@ -54,10 +54,12 @@ def gguf_in_package(package: str) -> Path:
 
 def run(context: Context) -> dict[str, Any]:
     """Write `model/`: fp32 safetensors, config and tokenizer, loadable without network."""
-    from pipeline.model import check_attention, save_model
+    from pipeline.model import check_trainable, save_model
 
-    model, tokenizer = _load(context.config)
-    check_attention(model.config)
+    config = context.config
+    model, tokenizer = _load(config)
+    rows = [section.sequence_length for section in (config.pretrain, config.finetune) if section]
+    check_trainable(model.config, config.model.attention, max(rows, default=1))
     save_model(model, tokenizer, context.out / "model")
     return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
 

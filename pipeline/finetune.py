@@ -24,11 +24,11 @@ def check(config: LanguageModelConfig) -> None:
     check_launch(config.run, config.finetune, (1, 2, 3), config.finetune)
     if config.model.architecture and config.tokenizer:
         from pipeline.lora import check_targets
-        from pipeline.model import build_config, check_positions
+        from pipeline.model import build_config, check_trainable
 
         positions = config.pretrain.sequence_length
         settings = build_config(config.model, config.tokenizer.vocabulary_size, {}, positions)
-        check_positions(settings, config.finetune.sequence_length)
+        check_trainable(settings, config.model.attention, config.finetune.sequence_length)
         if config.finetune.lora:
             check_targets(settings, config.finetune.lora)
 
@@ -91,12 +91,11 @@ def run(context: Context) -> dict[str, Any]:
 def _model(context: Context, base: Path) -> Any:
     """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
     from pipeline.lora import add_adapters, check_targets
-    from pipeline.model import check_attention, check_positions, load_model
+    from pipeline.model import check_trainable, load_model
 
     training = context.config.finetune
     model = load_model(base, attention=context.config.model.attention)
-    check_positions(model.config, training.sequence_length)
-    check_attention(model.config)
+    check_trainable(model.config, context.config.model.attention, training.sequence_length)
     if training.lora is None:
         return model
     check_targets(model.config, training.lora)

@@ -26,6 +26,9 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> PeftModel:
         target_modules=targets,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
+        fan_in_fan_out=any(
+            _kind(module) == "Conv1D" for module in model.modules()
+        ),  # GPT-2 stores its matrices so
     )
     return peft.get_peft_model(model, settings)
 
@@ -48,7 +51,11 @@ def check_targets(config: PretrainedConfig, lora: Lora) -> None:
 
 
 def _is_linear(module: Any) -> bool:
-    return type(module).__name__ in ("Linear", "Conv1D")
+    return _kind(module) in ("Linear", "Conv1D")
+
+
+def _kind(module: Any) -> str:
+    return type(module).__name__
 
 
 def save_adapter(model: PeftModel, directory: Path, base: Path) -> None:

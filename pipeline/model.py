@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,7 @@ def build_config(
         )
     fields = {"max_position_embeddings": positions, **model.config, "vocab_size": vocabulary_size, **special}
     config = AutoConfig.for_model(model.architecture, **fields)
-    check_positions(config, positions)
-    check_attention(config)
+    check_trainable(config, model.attention, positions)
     return config
 
 
@@ -59,23 +59,52 @@ def positions_of(config: PretrainedConfig) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def check_positions(config: PretrainedConfig, sequence_length: int) -> None:
-    """Raises UserError where a row is longer than the model's positions."""
+def check_trainable(config: PretrainedConfig, attention: str, sequence_length: int) -> None:
+    """Refuse a model that rows of `sequence_length` with several documents cannot train; an empty model is built.
+
+    Raises:
+        UserError: too few positions, a mask that is not the plain causal one, a backend the model lacks.
+    """
     positions = positions_of(config)
     if positions is not None and sequence_length > positions:
         raise UserError(
             f"sequence_length {sequence_length} is longer than the model's {positions} positions\n"
             f"way out: sequence_length of at most {positions}, or a larger max_position_embeddings"
         )
-
-
-def check_attention(config: PretrainedConfig) -> None:
-    """Raises UserError for layers whose mask is not the plain causal one that documents are isolated with."""
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds:
+    if kinds := _masks(config, sequence_length):
         raise UserError(
             f"{config.model_type} has {', '.join(sorted(kinds))} layers, which packing does not isolate yet"
         )
+    taken = inspect.signature(_empty_model(config, attention).forward).parameters
+    if missing := {"attention_mask", "position_ids"} - taken.keys():
+        raise UserError(
+            f"{config.model_type} takes no {' and no '.join(sorted(missing))}: documents in one row would meet\n"
+            "expected: an architecture such as llama, qwen3 or gpt2"
+        )
+
+
+def _masks(config: PretrainedConfig, sequence_length: int) -> set[str]:
+    """The kinds of layers whose mask on rows of this length is not the plain causal one."""
+    layers = getattr(config, "layer_types", None)
+    if layers:
+        return set(layers) - {"full_attention"}
+    window = getattr(config, "sliding_window", None)
+    return {"sliding_attention"} if window and window < sequence_length else set()
+
+
+def _empty_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
+    """The model without memory for its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    except ValueError as error:
+        raise UserError(
+            f"model.attention: {attention} with {config.model_type}: {' '.join(str(error).split())[:160]}\n"
+            "way out: model.attention: eager, or another architecture"
+        ) from None
 
 
 def build_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:

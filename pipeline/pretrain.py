@@ -90,12 +90,12 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _model(context: Context, tokenizer: Any) -> Any:
-    from pipeline.model import build_model, check_positions, load_model, special_ids
+    from pipeline.model import build_model, check_trainable, load_model, special_ids
 
     config = context.config
     if config.model.pretrained:
         model = load_model(context.inputs["base"] / "model", attention=config.model.attention)
-        check_positions(model.config, config.pretrain.sequence_length)
+        check_trainable(model.config, config.model.attention, config.pretrain.sequence_length)
         return model
     return build_model(_fresh_config(config, len(tokenizer), special_ids(tokenizer)), config.model.attention)
 

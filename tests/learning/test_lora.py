@@ -13,11 +13,8 @@ from pipeline.lm import decoder_layers
 from pipeline.lm_config import Lora
 from tests.tiny_language_model import ARCHITECTURES, VOCABULARY, random_documents, tiny_model, trained
 
-pytestmark = (
-    pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 under old names; it corrects the second
-        "ignore:`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated:FutureWarning",
-        "ignore:fan_in_fan_out is set to False but the target module is `Conv1D`:UserWarning",
-    )
+pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 under old names
+    "ignore:`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated:FutureWarning"
 )
 DOCUMENTS = random_documents(9, 12, 7, 15, 10, 5)
 TARGETS = {"llama": ("q_proj", "down_proj"), "gpt2": ("c_attn", "c_fc"), "qwen3": ("k_proj", "v_proj")}

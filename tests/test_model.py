@@ -1,0 +1,53 @@
+"""Catches a model that packed rows would train wrongly, and one that fails only after its weights were made."""
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.lm_config import Model
+from pipeline.model import build_config
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+MISTRAL = TINY | {"num_key_value_heads": 2, "intermediate_size": 32}
+
+
+def config_of(architecture: str, attention: str = "sdpa", positions: int = 16, **fields):
+    model = Model(architecture=architecture, attention=attention, config=fields)
+    return build_config(model, 64, {}, positions)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "mistral"])
+def test_models_of_a_plain_causal_mask_are_accepted(architecture, attention):
+    fields = {"llama": TINY, "qwen3": TINY, "gpt2": {}, "mistral": MISTRAL}[architecture]
+    assert config_of(architecture, attention, **fields).model_type == architecture
+
+
+def test_a_window_shorter_than_the_row_is_refused():
+    with pytest.raises(
+        UserError, match="mistral has sliding_attention layers, which packing does not isolate"
+    ):
+        config_of("mistral", sliding_window=15, **MISTRAL)
+    config_of("mistral", sliding_window=16, **MISTRAL)
+
+
+def test_layers_of_another_kind_are_refused():
+    kinds = ["full_attention", "sliding_attention"]
+    with pytest.raises(UserError, match="qwen3 has sliding_attention layers"):
+        config_of("qwen3", layer_types=kinds, use_sliding_window=True, sliding_window=4, **TINY)
+
+
+def test_a_model_that_takes_no_positions_is_refused():
+    with pytest.raises(UserError, match="rwkv takes no position_ids: documents in one row would meet"):
+        config_of("rwkv", "eager", hidden_size=32, num_hidden_layers=2, context_length=16)
+
+
+def test_a_backend_that_the_architecture_lacks_is_refused_with_the_other():
+    with pytest.raises(
+        UserError, match="model.attention: sdpa with gptj: .*\nway out: model.attention: eager"
+    ):
+        config_of("gptj", n_embd=32, n_layer=1, n_head=2, rotary_dim=8)
+
+
+def test_a_row_longer_than_the_positions_is_refused():
+    with pytest.raises(UserError, match="sequence_length 17 is longer than the model's 16 positions"):
+        config_of("llama", positions=17, max_position_embeddings=16, **TINY)
