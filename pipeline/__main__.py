@@ -13,7 +13,9 @@ from pipeline.errors import UserError
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="headwater", description="From raw data to a published model, one recipe file."
+        prog="headwater",
+        description="From raw data to a published model, one recipe file.",
+        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"headwater {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -35,9 +37,11 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--launch", type=Path, metavar="FILE", help="accelerate launch file to plan for")
     status = _recipe_verb(verbs, "status", "each stage's state, directory and metrics")
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    verify = verbs.add_parser("verify", help="re-hash an artifact and everything it was made from")
+    verify = verbs.add_parser(
+        "verify", allow_abbrev=False, help="re-hash an artifact and everything it was made from"
+    )
     verify.add_argument("directory", type=Path)
-    export = verbs.add_parser("export", help="upload a run's export to the Hub")
+    export = verbs.add_parser("export", allow_abbrev=False, help="upload a run's export to the Hub")
     export.add_argument("run", type=Path, help="the run's output directory, or the export itself")
     export.add_argument(
         "--push", metavar="USER/NAME", required=True, help="the repository; private unless --public"
@@ -48,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _recipe_verb(verbs: Any, name: str, text: str, named: bool = False) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text)
+    verb = verbs.add_parser(name, help=text, allow_abbrev=False)
     if named:
         verb.add_argument("name", metavar="STAGE")
     verb.add_argument("recipe", type=Path, help="a YAML file such as recipes/llm/quickstart.yaml")
