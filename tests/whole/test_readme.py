@@ -1,0 +1,200 @@
+"""Catches a README that shows a command, an option, a file or a recipe that does not exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import parse
+from pipeline.stage import open_recipe
+from tests.whole.command import ENVIRONMENT, MINIATURE, ROOT
+
+README = (ROOT / "README.md").read_text()
+BEGINNINGS = ("headwater ", "accelerate launch ", "./launch/")
+
+
+def blocks(text: str) -> list[list[str]]:
+    """The lines of each fenced block."""
+    return [block.strip("\n").split("\n") for block in re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)]
+
+
+def commands(text: str) -> list[str]:
+    """Every line of the blocks that hold commands, without comments; what stands in brackets made an example."""
+    found = [line for block in blocks(text) if block[0].startswith(BEGINNINGS) for line in block]
+    plain = (re.sub(r"\s+#.*", "", line).strip() for line in found)
+    return [line.replace("[section.key=value ...]", "run.logging_steps=5") for line in plain if line]
+
+
+def stated_in_recipes() -> list[str]:
+    """The command that opens each YAML, as it is written there."""
+    files = sorted(ROOT.glob("recipes/*/*.yaml"))
+    found = [re.findall(r"^#\s+command\s+(.+)$", file.read_text(), re.M) for file in files]
+    return [re.sub(r"\s+\(.*", "", line).strip() for lines in found for line in lines]
+
+
+def check(command: str) -> None:
+    """Take a command as its own program would take it; nothing is trained, loaded or written.
+
+    Raises:
+        AssertionError, SystemExit or UserError: it is not one that works.
+    """
+    words = shlex.split(command)
+    if words[0] == "headwater":
+        check_headwater(words[1:])
+    elif words[:2] == ["accelerate", "launch"]:
+        check_launched(words[2:])
+    else:
+        assert re.fullmatch(r"\./launch/\w+", words[0]), f"no test knows how to try: {command}"
+        assert os.access(ROOT / words[0], os.X_OK), f"{words[0]} cannot be run"
+
+
+def check_headwater(arguments: list[str]) -> None:
+    if arguments[0] == "chat":
+        from pipeline.chat import _parser
+
+        _parser().parse_args(arguments[1:])
+        return
+    given = parse(arguments)
+    if "recipe" in given:
+        open_recipe(ROOT / given.recipe, given.overrides)
+
+
+def check_launched(arguments: list[str]) -> None:
+    from accelerate.commands.launch import launch_command_parser
+
+    given = launch_command_parser().parse_args(arguments)
+    assert (ROOT / given.config_file).is_file(), given.config_file
+    assert given.module, "only modules are launched"
+    spec = find_spec(given.training_script)
+    assert spec is not None, f"no module {given.training_script}"
+    if spec.submodule_search_locations is not None:
+        assert find_spec(f"{given.training_script}.__main__"), f"{given.training_script} cannot be run"
+    open_recipe(ROOT / given.training_script_args[0], given.training_script_args[1:])
+
+
+def test_the_commands_are_found():
+    found = commands(README)
+    assert {"./launch/quickstart", "./launch/test"} <= set(found)
+    verbs = {line.split()[1] for line in found if line.startswith("headwater ")}
+    assert {"run", "plan", "status", "verify", "chat", "export"} <= verbs
+    assert sum(line.startswith("accelerate launch ") for line in found) >= 2
+    assert len(stated_in_recipes()) >= 4
+
+
+@pytest.mark.parametrize("command", commands(README) + stated_in_recipes())
+def test_a_command_that_is_shown_exists(command):
+    check(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "headwater trian recipes/llm/quickstart.yaml",
+        "headwater run recipes/llm/quickstrat.yaml",
+        "headwater run recipes/llm/quickstart.yaml --dry",
+        "headwater run recipes/llm/quickstart.yaml pretrain.steps=1",
+        "headwater chat runs/quickstart --loud",
+        "headwater export runs/quickstart --to user/name",
+        "accelerate launch --config_file launch/zero9.yaml -m pipeline.pretrain recipes/llm/quickstart.yaml",
+        "accelerate launch --config_file launch/zero2.yaml -m pipeline.pertrain recipes/llm/quickstart.yaml",
+        "accelerate launch --config_file launch/zero2.yaml -m recipes.gan recipes/gan/rings.yaml",
+        "accelerate launch --config_file launch/zero2.yaml -m recipes.llm recipes/llm/quickstart.yaml",
+        "./launch/quikstart",
+        "pip install headwater",
+    ],
+)
+def test_a_command_that_does_not_exist_would_be_noticed(command, capsys):
+    from pipeline.errors import UserError
+
+    with pytest.raises((AssertionError, SystemExit, UserError)):
+        check(command)
+
+
+# The same lines run: on the miniature where they read a run, as a dry run or a no-op where they would train.
+
+CHEAP = {"run": ["--dry-run"], "plan": [], "status": [], "verify": [], "chat": ["--max-new-tokens", "4"]}
+SAID = {
+    "run": "report       up to date",
+    "plan": "memory a process: ",
+    "status": '"state": "up to date"',
+    "verify": ": verified",
+}
+RUN = [line for line in commands(README) if line.startswith("headwater ") and line.split()[1] in CHEAP]
+LAUNCHED = [line for line in commands(README) if line.startswith("accelerate launch ")]
+
+
+def run(words: list[str], typed: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def on_the_miniature(words: list[str], output: Path) -> list[str]:
+    """The command on a finished run instead of runs/quickstart, or with the settings that made it."""
+    words = [word.replace("runs/quickstart", str(output)) for word in words]
+    if any(word.endswith(".yaml") for word in words):
+        words += [f"run.output_dir={output}", *MINIATURE]
+    return words
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_a_headwater_command_works_on_a_run(command, finished):
+    verb = command.split()[1]
+    done = run(["pipeline", *on_the_miniature(command.split()[1:], finished[0]), *CHEAP[verb]], "hello\n")
+    assert done.returncode == 0, done.stderr
+    if verb == "plan":  # everything is there: what it says of training is the same
+        assert "pretrain: zero2.yaml, 2 processes" in done.stdout
+    assert SAID.get(verb, "") in done.stdout
+
+
+@pytest.mark.parametrize("command", [line for line in LAUNCHED if "quickstart" in line])
+def test_a_launched_stage_finds_a_finished_run_up_to_date(command, finished):
+    words = shlex.split(command)
+    module = words[words.index("-m") + 1]
+    done = run([module, *on_the_miniature(words[words.index("-m") + 2 :], finished[0])])
+    assert (done.returncode, done.stdout) == (0, f"{module.rpartition('.')[2]}: up to date\n"), done.stderr
+
+
+@pytest.mark.parametrize("command", LAUNCHED)
+def test_a_launched_module_reads_its_recipe(command, tmp_path):
+    (tmp_path / "file").touch()
+    words = shlex.split(command)
+    done = run([*words[words.index("-m") + 1 :], f"run.output_dir={tmp_path / 'file' / 'run'}"])
+    assert done.returncode == 2 and f"{tmp_path / 'file'} is a file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "named"),
+    [("quickstart", "exec headwater run recipes/llm/quickstart.yaml "), ("test", "exec python -m pytest ")],
+)
+def test_a_script_of_the_fresh_machine_runs_what_it_says(script, named):
+    path = ROOT / "launch" / script
+    assert os.access(path, os.X_OK) and named in path.read_text()
+    assert subprocess.run(["bash", "-n", path]).returncode == 0
+    assert subprocess.run(["bash", "-n", ROOT / "launch" / "environment"]).returncode == 0
+    assert '. "$(dirname "$0")/environment" ' in path.read_text()
+
+
+def test_the_map_names_what_is_there():
+    (tree,) = (block for block in blocks(README) if block[0].startswith("pipeline/"))
+    folder = ""
+    for line in tree:
+        if not line.startswith(" "):
+            folder = line.split()[0]
+        for name in re.findall(r"\b\w+\.py\b", line):
+            assert (ROOT / folder / name).is_file(), f"{folder}{name}"
+    named = {line.split()[0] for line in tree if not line.startswith(" ")}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {f"{path.split('/')[0]}/" for path in tracked.splitlines() if "/" in path}
+    assert {folder for folder in folders if not folder.startswith(".")} == named
