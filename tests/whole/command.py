@@ -87,7 +87,12 @@ def headwater(*arguments: str, until: Callable[[], bool] | None = None, stop: in
             os.killpg(process.pid, stop) if stop == signal.SIGKILL else process.send_signal(stop)
             break
         time.sleep(0.005)
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:  # a hang is an error, and must not outlive its test
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"no end after 240 s: {arguments}\n{out}\n{err}") from None
     return Done(process.returncode, out, err, time.perf_counter() - started)
 
 

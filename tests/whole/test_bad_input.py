@@ -165,10 +165,10 @@ def test_what_is_named_and_not_there_is_refused(arguments, told, tmp_path, capsy
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
 def test_more_processes_than_gpus_are_refused_and_can_be_planned(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.launch._gpus", lambda: 2)
+    monkeypatch.setattr("pipeline.launch._gpus", lambda: 3)
     recipe = [str(ROOT / RECIPE), *miniature(tmp_path / "run", "run.num_processes=4")[1:]]
     done = in_process(capsys, "run", *recipe)
-    refused(done, "4 is more than the GPUs of this machine: 2", "way out: run.num_processes=2", "cpu_zero2")
+    refused(done, "4 is more than the GPUs of this machine: 3", "way out: run.num_processes=3", "cpu_zero2")
     assert listing(tmp_path) == {}
     assert in_process(capsys, "plan", *recipe).code == 0
     on_cpu = in_process(capsys, "plan", *recipe[:-1], f"run.launch={ROOT}/launch/cpu_zero2.yaml")
