@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not sys.warnoptions:
+        warnings.simplefilter(
+            "ignore"
+        )  # the libraries' own, in what runs here rather than in a stage with its log
     try:
         if arguments[:1] == ["chat"]:
             return _chat(arguments[1:])

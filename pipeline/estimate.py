@@ -1,8 +1,8 @@
 """`headwater plan`: what a recipe will do and need, before anything is loaded: decisions, memory, time, disk.
 
 Formulas, for P parameters of which t are trained, over W processes: ZeRO (arXiv:1910.02054) for weights, gradients and
-optimizer state; 34 bytes a position and hidden unit a layer for activations kept in 16 bits (Korthikanti et al.,
-arXiv:2205.05198, eq. 2 without the attention matrix, which sdpa does not keep).
+optimizer state; activations are what autograd keeps of one micro-batch, counted on an empty model. The process itself,
+its libraries and the allocator's slack come on top: 0.4 GB and, on a CPU, up to half of the activations.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Training
+from pipeline.config import Loop
 from pipeline.launch import Launch, read_launch
 from pipeline.plan import Batches
 from pipeline.stage import Stage, check_all, decisions
@@ -25,18 +25,15 @@ GPU_FLOPS = 400e12  # assumed of one GPU when planning for GPUs elsewhere: half 
 class Size:
     """What a training stage holds and does.
 
-    parameters, trained: counts; flops: of one optimizer step; positions: of one micro-batch (rows x length);
-    row: positions of one row; hidden, layers, vocabulary: of the decoder, for its activations and logits.
+    parameters, trained: counts; moments: bytes of the optimizers' moments; flops: of one optimizer step, 0 where not
+    known; activations: bytes of one micro-batch on one process.
     """
 
     parameters: int
     trained: int
+    moments: int
     flops: float
-    positions: int
-    row: int
-    hidden: int
-    layers: int
-    vocabulary: int
+    activations: float
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,21 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def memory(size: Size, training: Training, launch: Launch) -> Memory:
+def moment_bytes(groups: list[dict[str, Any]]) -> int:
+    """fp32 moments of parameter groups: one of a matrix that Muon updates, two of what AdamW does."""
+    return sum((4 if group["use_muon"] else 8) * p.numel() for group in groups for p in group["params"])
+
+
+def memory(size: Size, training: Loop, launch: Launch) -> Memory:
     """The estimate for one process; bf16 weights with fp32 masters under ZeRO, fp32 weights without."""
     processes, stage = launch.num_processes, launch.zero_stage or 0
     compute = 2 if training.bf16 and stage else 4
-    moments = 4 if training.optim == "muon" else 8
-    master = (4 if stage else 0) + moments + (4 if training.ema_decay else 0)
-    kept = 2 + 32 / size.layers if training.gradient_checkpointing else 34
-    width = 1 if training.bf16 else 2
-    logits = size.positions * size.vocabulary * 2 * (2 * width)  # themselves and their gradient
+    copies = (4 if stage else 0) + (4 if training.ema_decay else 0)
     return Memory(
         weights=size.parameters * compute / (processes if stage == 3 else 1),
         gradients=size.trained * compute / (processes if stage >= 2 else 1),
-        optimizer=size.trained * master / (processes if stage else 1),
-        activations=size.positions * size.hidden * size.layers * kept * width
-        + logits
-        + size.positions * size.row,
+        optimizer=(size.trained * copies + size.moments) / (processes if stage else 1),
+        activations=size.activations,
     )
 
 
@@ -95,7 +91,7 @@ def plan(config: Any, stages: tuple[Stage, ...]) -> str:
 
 
 def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
-    training: Training = getattr(config, stage.name)
+    training: Loop = getattr(config, stage.name)
     size = importlib.import_module(stage.module).estimate(config)
     batches = Batches.derive(training, launch.num_processes)
     title = f"{stage.name}: {launch.path.name}, {launch.num_processes} processes"
@@ -108,16 +104,24 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
             "  memory: known once the base weights are here",
         ]
     need = memory(size, training, launch)
-    rate, assumption = _rate(launch)
-    seconds = training.max_steps * size.flops / (launch.num_processes * rate)
     return [
         title,
         cut,
         f"  parameters: {size.parameters:,}, trained {size.trained:,}",
         f"  memory a process: {_bytes(need.total)} = {_parts(need)}",
-        f"  compute: {training.max_steps * size.flops:.3g} FLOPs in {training.max_steps:,} steps",
-        f"  time: about {_duration(seconds)} {assumption}",
+        *_compute_lines(training, size, launch),
         f"  disk: {_bytes(disk(size, config.run.save_total_limit))} for checkpoints and weights",
+    ]
+
+
+def _compute_lines(training: Loop, size: Size, launch: Launch) -> list[str]:
+    if not size.flops:
+        return []
+    flops = training.max_steps * size.flops
+    rate, assumption = _rate(launch)
+    return [
+        f"  compute: {flops:.3g} FLOPs in {training.max_steps:,} steps",
+        f"  time: about {_duration(flops / (launch.num_processes * rate))} {assumption}",
     ]
 
 

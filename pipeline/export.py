@@ -166,7 +166,7 @@ def _card(context: Context, measured: dict[str, float]) -> str:
         parameters=parameters_of(context.out),
         measured=measured,
         commit=provenance.commit(),
-        versions=provenance.collect(0.0)["versions"],
+        versions=provenance.facts()["versions"],
         opening=tokenizer.convert_ids_to_tokens(separators(tokenizer)[0]),
     )
     return model_card.render(card)

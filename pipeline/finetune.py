@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.launch import check_launch, read_launch
 from pipeline.lm_config import LanguageModelConfig
-from pipeline.plan import Batches
 from pipeline.stage import Context, directory_of
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ def estimate(config: LanguageModelConfig) -> Size | None:
         if fresh
         else config_of(base)
     )
-    micro = Batches.derive(training, read_launch(config.run).num_processes).micro
-    return size_of(settings, training, training.sequence_length, training.lora, micro)
+    launch, attention = read_launch(config.run), config.model.attention
+    return size_of(settings, training, training.sequence_length, training.lora, launch, attention)
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Shapes: B rows, T positions, V vocabulary entries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from pipeline.activations import kept_bytes
 from pipeline.config import Training
 from pipeline.data.packing import IGNORED, collate
-from pipeline.estimate import Size
+from pipeline.estimate import Size, moment_bytes
+from pipeline.launch import Launch
 from pipeline.lm_config import Lora
 from pipeline.lora import add_adapters
+from pipeline.optimizer import parameter_groups
+from pipeline.plan import Batches
 from pipeline.recipe import Batch, Clock, Loss, Split, Sum
 
 
@@ -197,22 +202,40 @@ class LanguageModel:
 
 
 def size_of(
-    config: PretrainedConfig, training: Training, sequence_length: int, lora: Lora | None, micro: int
+    config: PretrainedConfig,
+    training: Training,
+    sequence_length: int,
+    lora: Lora | None,
+    launch: Launch,
+    attention: str,
 ) -> Size:
-    """What training a decoder of this config holds and does; counted on an empty model."""
+    """What training a decoder of this config on this launcher holds and does; counted on an empty model."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
         flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size
         total = sum(parameter.numel() for parameter in model.parameters())
         net = add_adapters(model, lora) if lora else model
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    return Size(
-        parameters=total + (trained if lora else 0),
-        trained=trained,
-        flops=flops,
-        positions=micro * sequence_length,
-        row=sequence_length,
-        hidden=config.hidden_size,
-        layers=config.num_hidden_layers,
-        vocabulary=config.vocab_size,
-    )
+    moments = moment_bytes(parameter_groups(net, training))
+    shape = (Batches.derive(training, launch.num_processes).micro, sequence_length)
+    activations = _activations(TokenLoss(net), config, training, shape, launch.zero_stage is not None)
+    return Size(total + (trained if lora else 0), trained, moments, flops, activations)
+
+
+def _activations(
+    net: TokenLoss, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
+) -> float:
+    """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the gradient of the logits."""
+
+    def forward() -> Tensor:
+        rows_BT = torch.zeros(shape, dtype=torch.long)
+        return net.train()(rows_BT, rows_BT, rows_BT, rows_BT)
+
+    dtype = torch.bfloat16 if training.bf16 and zero else torch.float32
+    kept = kept_bytes([net], forward, dtype, autocast=training.bf16 and not zero)
+    positions, width = math.prod(shape), 2 if training.bf16 else 4
+    logits = positions * config.vocab_size * width
+    if training.gradient_checkpointing:  # a layer's input each, and one layer at a time with all it keeps
+        layers = config.num_hidden_layers
+        kept = logits + layers * positions * config.hidden_size * width + (kept - logits) / layers
+    return kept + logits

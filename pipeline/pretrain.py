@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.launch import check_launch, read_launch
 from pipeline.lm_config import LanguageModelConfig
-from pipeline.plan import Batches
 from pipeline.stage import Context, directory_of
 
 if TYPE_CHECKING:
@@ -33,15 +32,12 @@ def estimate(config: LanguageModelConfig) -> Size | None:
     from pipeline.model import config_of
 
     training, base = config.pretrain, directory_of(config, "base") / "model"
-    micro = Batches.derive(training, read_launch(config.run).num_processes).micro
-    if config.model.pretrained:
-        return (
-            size_of(config_of(base), training, training.sequence_length, None, micro)
-            if base.is_dir()
-            else None
-        )
-    settings = _fresh_config(config, config.tokenizer.vocabulary_size, {})
-    return size_of(settings, training, training.sequence_length, None, micro)
+    if config.model.pretrained and not base.is_dir():
+        return None
+    fresh = not config.model.pretrained
+    settings = _fresh_config(config, config.tokenizer.vocabulary_size, {}) if fresh else config_of(base)
+    launch, attention = read_launch(config.run), config.model.attention
+    return size_of(settings, training, training.sequence_length, None, launch, attention)
 
 
 def _fresh_config(

@@ -23,8 +23,8 @@ PACKAGES = (
 )
 
 
-def collect(started: float) -> dict[str, Any]:
-    """Facts on this process; `started` is the epoch second at which the stage began."""
+def facts() -> dict[str, Any]:
+    """What runs here and from which commit; to be asked before the work, for a checkout may move on meanwhile."""
     return {
         "command": sys.argv,
         "commit": commit(),
@@ -32,6 +32,12 @@ def collect(started: float) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def spent(started: float) -> dict[str, Any]:
+    """Time and memory of this process; `started` is the epoch second at which the stage began."""
+    return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 2),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -163,7 +163,7 @@ def _make(config: Any, stage: Stage, terminal: TextIO, is_main: bool) -> dict[st
         _reserve(staged, checkpoints, stage, inputs)
     directories = {name: made.path for name, made in inputs.items()}
     context = Context(config, stage, directories, staged, checkpoints, output / "logs", terminal)
-    started = time.time()
+    started, facts = time.time(), provenance.facts()
     metrics = module.run(context)
     return {
         "stage": stage.name,
@@ -171,7 +171,7 @@ def _make(config: Any, stage: Stage, terminal: TextIO, is_main: bool) -> dict[st
         "inputs": {name: {"path": f"../{name}", "digest": made.digest} for name, made in inputs.items()},
         "metrics": metrics,
         "config": json.loads(config.model_dump_json()),
-        "made": {**provenance.collect(started), **context.made},
+        "made": {**facts, **provenance.spent(started), **context.made},
     }
 
 

@@ -1,0 +1,29 @@
+"""A program: `python -m tests.memory ROWS ATTENTION BF16` trains three steps and prints this process's peak in bytes.
+
+To be run with MALLOC_MMAP_THRESHOLD_ small, so that memory a tensor leaves is the system's again at once.
+"""
+
+import json
+import sys
+from itertools import islice
+
+from tests.benchmarks.workload import Rows, new_model, on_the_cpu, our_trainer, training
+
+
+def peak_bytes() -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def main(rows: int, attention: str, bf16: bool) -> None:
+    from pipeline.loop import steps
+
+    on_the_cpu(1)
+    settings = training(train_batch_size=rows, per_device_train_batch_size=rows, bf16=bf16)
+    trainer = our_trainer(settings, lambda: new_model(attention=attention), Rows())
+    assert sum(1 for _ in islice(steps(trainer), 3)) == 3
+    print(json.dumps(peak_bytes()))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "bf16")

@@ -1,0 +1,97 @@
+"""Catches a plan whose memory is not what training takes, or that forgets what a launcher shards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load
+from pipeline.estimate import Memory, memory
+from pipeline.launch import Launch
+from pipeline.lm import size_of
+from pipeline.lm_config import LanguageModelConfig, Lora
+from pipeline.model import build_config
+from recipes.gan import train
+from tests.benchmarks.workload import LENGTH, VOCABULARY, small_llama, training
+from tests.helpers import ROOT, gan_config
+
+ONE = Launch(Path("one.yaml"), 1, None, {})
+FEW, MANY = 2, 10  # rows whose peaks are compared: what does not grow with them falls out
+
+
+def needed(
+    rows: int = 8, attention: str = "sdpa", launch: Launch = ONE, lora: Lora | None = None, **changes
+) -> Memory:
+    settings = training(
+        train_batch_size=rows * launch.num_processes, per_device_train_batch_size=rows, **changes
+    )
+    config = build_config(small_llama(), VOCABULARY, {}, LENGTH)
+    return memory(size_of(config, settings, LENGTH, lora, launch, attention), settings, launch)
+
+
+def measured_peak(rows: int, attention: str, precision: str) -> int:
+    command = [sys.executable, "-m", "tests.memory", str(rows), attention, precision]
+    exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | exact, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("attention", "precision"), [("sdpa", "bf16"), ("eager", "bf16"), ("sdpa", "fp32")])
+def test_activations_grow_with_rows_as_measured(attention, precision):
+    grown = measured_peak(MANY, attention, precision) - measured_peak(FEW, attention, precision)
+    few, many = (needed(rows, attention, bf16=precision == "bf16").activations for rows in (FEW, MANY))
+    assert grown == pytest.approx(many - few, rel=0.01)  # measured at worst 0.08 %
+
+
+def test_sharding_divides_what_each_stage_shards():
+    whole = needed(launch=Launch(ONE.path, 1, 1, {}))
+    for stage, shared in (
+        (1, {"optimizer"}),
+        (2, {"optimizer", "gradients"}),
+        (3, {"optimizer", "gradients", "weights"}),
+    ):
+        found = needed(launch=Launch(ONE.path, 4, stage, {}))
+        for name, value in vars(whole).items():
+            assert vars(found)[name] == value / (4 if name in shared else 1)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_recomputing_activations_and_adapters_need_less():
+    assert needed(gradient_checkpointing=True).activations < 0.5 * needed().activations
+    adapters, full = needed(lora=Lora(r=4, lora_alpha=8)), needed()
+    assert adapters.optimizer < 0.1 * full.optimizer and adapters.gradients < 0.1 * full.gradients
+    assert adapters.activations > 0.5 * full.activations
+
+
+def test_muon_keeps_one_moment_of_hidden_matrices():
+    assert needed(optim="muon", max_grad_norm=0).optimizer < 0.75 * needed().optimizer
+
+
+def test_a_recipe_of_two_nets_is_planned_too():
+    config = gan_config()
+    size = train.estimate(config)
+    assert size.parameters == size.trained and size.moments == 8 * size.parameters
+    assert size.activations > 0
+
+
+def test_the_larger_recipes_are_planned_without_their_weights():
+    for name, billions in (("gpt2_124m", 0.124), ("llama_1b", 1.26)):
+        config = load(LanguageModelConfig, ROOT / "recipes" / "llm" / f"{name}.yaml", [])
+        settings = build_config(
+            config.model, config.tokenizer.vocabulary_size, {}, config.pretrain.sequence_length
+        )
+        size = size_of(
+            settings,
+            config.pretrain,
+            config.pretrain.sequence_length,
+            None,
+            Launch(ONE.path, 8, 2, {}),
+            "sdpa",
+        )
+        assert size.parameters == pytest.approx(billions * 1e9, rel=0.1)
