@@ -160,6 +160,8 @@ def _compare(artifact: Artifact, identity: dict[str, Any], inputs: dict[str, str
     stale = [name for name, digest in inputs.items() if digest is not None and known.get(name) != digest]
     if stale:
         return Decision("conflict", f"made from another {' and '.join(stale)}")
+    if dropped := sorted(known.keys() - inputs.keys()):
+        return Decision("conflict", f"made from {' and '.join(dropped)} too, which the recipe no longer has")
     return Decision("up to date")
 
 

@@ -141,6 +141,14 @@ def test_another_input_conflicts(tmp_path):
     )
 
 
+def test_an_input_that_the_recipe_no_longer_has_conflicts(tmp_path):
+    data, base = make(tmp_path, "data"), make(tmp_path, "base")
+    make(tmp_path, "train", inputs={"data": data, "base": base})
+    assert decide(tmp_path, inputs={"data": data.digest}) == artifact.Decision(
+        "conflict", "made from base too, which the recipe no longer has"
+    )
+
+
 def test_a_missing_file_conflicts(tmp_path):
     made = make(tmp_path, "train")
     (made.path / "inner" / "file.txt").unlink()
