@@ -227,6 +227,11 @@ def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
+# DDP's reducer must not be freed while gloo's thread still holds its last tensor: each then waits for the other.
+# Programs end by `stage.leave`, which frees nothing.
+_DDP_OF_THIS_PROCESS: list[nn.Module] = []
+
+
 class PlainEngine:
     """One process, or DDP over several: fp32 weights, bf16 by autocast."""
 
@@ -240,6 +245,8 @@ class PlainEngine:
     ):
         self.module = module
         self.forward = nn.parallel.DistributedDataParallel(module) if runtime.world_size > 1 else module
+        if self.forward is not module:
+            _DDP_OF_THIS_PROCESS.append(self.forward)
         self.trainable = _trainable(module)
         self.optimizer = _optimizer(groups, optimizer.optim)
         self.max_norm = optimizer.max_grad_norm or math.inf
