@@ -156,7 +156,7 @@ def _turn(
     for number, batch in micro_batches:
         clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
         # Dropout draws from torch's own generators: a function of (seed, turn, step, micro-batch) alone.
-        torch.manual_seed(derived_seed(trainer.training.seed, turn, step, number))
+        _seed(derived_seed(trainer.training.seed, turn, step, number), runtime.device)
         batch = {key: value.to(runtime.device, non_blocking=True) for key, value in batch.items()}
         last = number == micro_batches[-1][0]
         engine.opens(last)
@@ -171,6 +171,13 @@ def _turn(
     if not all(map(math.isfinite, values)):
         raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
     return {part: Sum(value, float(count)) for part, value in zip(totals, values, strict=True)}, bool(stops)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """What `torch.manual_seed` does for the generators in use; it asks after every kind of device, 0.2 ms a call."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 @torch.no_grad()
