@@ -117,23 +117,14 @@ def stop_runtime() -> None:
 
 
 def open_trackers(names: tuple[str, ...], run_name: str, logs: Path, config: dict[str, Any]) -> list[Any]:
-    """accelerate's trackers by name, each with `log(values, step)` and `finish()`; their files go below `logs`.
-
-    Raises:
-        UserError: the package of one is not installed.
-    """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+    """accelerate's trackers by name, each with `log(values, step)` and `finish()`; their files go below `logs`."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     opened = []
     for name in names:
-        try:
-            filter_trackers([name], logging_dir=logs)
-            needs_directory = LOGGER_TYPE_TO_CLASS[name].requires_logging_directory
-            tracker = LOGGER_TYPE_TO_CLASS[name](run_name, *([logs] if needs_directory else []))
-        except (ImportError, ValueError) as error:
-            raise UserError(
-                f"run.trackers: {name} cannot be opened: {error}\nway out: pip install {name}"
-            ) from None
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        tracker = kind(run_name, *([logs] if kind.requires_logging_directory else []))
+        tracker.start()
         tracker.store_init_configuration({key: str(value) for key, value in config.items()})
         opened.append(tracker)
     return opened

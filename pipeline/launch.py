@@ -1,5 +1,6 @@
 """Which launch file fits this machine and this recipe, and the `accelerate launch` command that uses it."""
 
+import importlib.util
 import json
 import os
 import socket
@@ -124,6 +125,7 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
     Raises:
         UserError: batches that do not divide, an untested ZeRO stage, a setting that contradicts the recipe's.
     """
+    check_trackers(run)
     for optimizer in optimizers:
         check_optimizer(optimizer, training.max_steps)
     launch = read_launch(run)
@@ -147,6 +149,13 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
             raise UserError(
                 f"{launch.path}: {key} is {given}, and the recipe makes it {value}\nway out: `auto`, or leave it out"
             )
+
+
+def check_trackers(run: Run) -> None:
+    """Raises UserError for a tracker whose package is not installed."""
+    for name in run.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"run.trackers: {name} is not installed\nway out: pip install {name}")
 
 
 def launch_command(launch: Launch, module: str, arguments: list[str]) -> list[str]:
