@@ -7,12 +7,8 @@ import json
 import sys
 from itertools import islice
 
+from pipeline.provenance import peak_memory_bytes
 from tests.benchmarks.workload import Rows, new_model, on_the_cpu, our_trainer, training
-
-
-def peak_bytes() -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 def main(rows: int, attention: str, bf16: bool) -> None:
@@ -22,7 +18,7 @@ def main(rows: int, attention: str, bf16: bool) -> None:
     settings = training(train_batch_size=rows, per_device_train_batch_size=rows, bf16=bf16)
     trainer = our_trainer(settings, lambda: new_model(attention=attention), Rows())
     assert sum(1 for _ in islice(steps(trainer), 3)) == 3
-    print(json.dumps(peak_bytes()))
+    print(json.dumps(peak_memory_bytes()))
 
 
 if __name__ == "__main__":
