@@ -59,7 +59,7 @@ class MultipleChoice:
             name=f"{NAME} {metric}",
             model=model,
             value=share,
-            interval=normal_interval(share, error),
+            interval=None if error is None else normal_interval(share, error),
             unit="share",
             count=len(self.questions.asked),
             protocol=self._protocol(metric),

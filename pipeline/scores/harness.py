@@ -29,7 +29,7 @@ def ask(
 
     Returns:
         `acc`: share of questions whose right choice has the highest likelihood; `acc_norm`: the highest a character;
-        `acc_stderr`, `acc_norm_stderr`; `correct`: for each metric 1.0 or 0.0 a question.
+        `acc_stderr`, `acc_norm_stderr`, None of a single question; `correct`: for each metric 1.0 or 0.0 a question.
     """
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
@@ -96,5 +96,6 @@ def figures_of(results: dict[str, Any]) -> dict[str, Any]:
     figures, samples = results["results"][TASK], results["samples"][TASK]
     found: dict[str, Any] = {"correct": {name: [sample[name] for sample in samples] for name in METRICS}}
     for name in METRICS:
-        found |= {name: figures[f"{name},none"], f"{name}_stderr": figures[f"{name}_stderr,none"]}
+        error = figures[f"{name}_stderr,none"]
+        found |= {name: figures[f"{name},none"], f"{name}_stderr": None if error == "N/A" else error}
     return found

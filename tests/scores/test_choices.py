@@ -164,6 +164,15 @@ def test_a_model_that_knows_the_answers_is_right_and_one_that_knows_others_wrong
     assert scores["multiple choice acc"].count == 6
 
 
+def test_a_single_question_has_a_score_without_an_interval(tokenizer):
+    settings = make_part(tokenizer).settings
+    part = MultipleChoice([{"messages": messages} for messages in CONVERSATIONS], tokenizer, 1, settings)
+    measured = part.measure(make_model(0), tokenizer)
+    assert [(score.value in (0.0, 1.0), score.interval) for score in part.scores({"base": measured})] == [
+        (True, None)
+    ] * 2
+
+
 def test_metrics_are_kept_apart():
     figures = {f"{name}{suffix},none": f"{name}{suffix}" for name in METRICS for suffix in ("", "_stderr")}
     samples = [{"acc": 1.0, "acc_norm": 0.0}, {"acc": 0.0, "acc_norm": 0.0}]

