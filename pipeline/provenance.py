@@ -49,9 +49,7 @@ def peak_memory_bytes() -> int:
     try:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    except (
-        OSError
-    ):  # no Linux; there ru_maxrss would be that of the process this one was started from, if larger
+    except OSError:  # no Linux, where ru_maxrss would be that of the process this one was started from, if larger
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
