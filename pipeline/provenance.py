@@ -49,23 +49,7 @@ def peak_memory_bytes() -> int:
     try:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    except (
-        OSError
-    ):  # no Linux, where ru_maxrss would be that of the process this one was started from, if larger
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def commit() -> str:
-    """The checkout's commit, `+` added where the working tree differs; `unknown` outside a checkout."""
-    root = Path(__file__).parent.parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True
-        )
-    except OSError:  # no Linux; ru_maxrss survives exec there, so it may be the peak of what started this
+    except OSError:  # no Linux; ru_maxrss outlives exec there, so it may be the peak of what started this
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
