@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from pipeline.config import Run
-from pipeline.engine import Runtime, _zero_settings, deepspeed_config
+from pipeline.engine import Runtime
+from pipeline.engine.runtime import zero_settings
+from pipeline.engine.zero import deepspeed_config
 from pipeline.errors import UserError
 from pipeline.launch import read_launch
 from pipeline.plan import Batches
@@ -33,7 +35,7 @@ def generated(monkeypatch, path):
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")  # what accelerate says beside any file
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
     training = toy_training()
-    runtime = Runtime(0, 2, torch.device("cpu"), **_zero_settings())
+    runtime = Runtime(0, 2, torch.device("cpu"), **zero_settings())
     return deepspeed_config(training, training, Batches(4, 2), runtime)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, engine
-from pipeline.engine import NonFinite, Runtime, start_runtime, stop_runtime
+from pipeline import checkpoint
+from pipeline.engine import NonFinite, Runtime, start_runtime, stop_runtime, zero
 from pipeline.loop import Trainer, evaluate, steps
 from pipeline.stage import leave
 from tests.helpers import Toy, digest, small_gan, toy_training
@@ -221,14 +221,14 @@ def resumed_from(runtime: Runtime, source: Path) -> dict[str, list[float]]:
 
 def shard_matrices() -> None:
     """Under ZeRO-3 shard the toy's matrices, and keep its vectors whole as a large model's are."""
-    config_of = engine.deepspeed_config
+    config_of = zero.deepspeed_config
 
     def config(*arguments: Any) -> dict[str, Any]:
         found = config_of(*arguments)
         found["zero_optimization"]["stage3_param_persistence_threshold"] = 100
         return found
 
-    engine.deepspeed_config = config
+    zero.deepspeed_config = config
 
 
 def main(out: Path, shared: Path, launcher: str, source: str | None = None) -> None:
