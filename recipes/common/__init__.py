@@ -1,0 +1,1 @@
+"""What two image families share; it knows no family by name."""
