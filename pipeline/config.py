@@ -54,6 +54,8 @@ class Run(Section):
     logging_steps: int = how(10, "optimizer steps between two lines of metrics.jsonl", ge=1)
     eval_steps: int = how(0, "optimizer steps between two held-out evaluations; 0: only at the end", ge=0)
     eval_samples: int = how(128, "held-out samples of each evaluation during training; 0: all", ge=0)
+    sample_steps: int = how(0, "optimizer steps between two drawings of samples; 0: never", ge=0)
+    sample_count: int = how(64, "samples of each drawing; sample i has seed i", ge=1)
     save_steps: int = how(100, "optimizer steps between two checkpoints", ge=1)
     save_total_limit: int = how(
         2, "checkpoints kept; the oldest are pruned after a new one is published", ge=1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import checkpoint
+from pipeline.drawing import Drawings, alarms
 from pipeline.engine import NonFinite, Runtime
 from pipeline.errors import Interrupted, UserError
 from pipeline.loop import StepInfo, Trainer, evaluate, steps
@@ -29,11 +30,12 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
     start = _resume(trainer, context)
     run = context.config.run
     log = Log.open(context.logs, context.stage.name, start, run.trackers, context.config, runtime)
+    drawings = Drawings(context.logs, context.stage.name, start, trainer)
     meter, bar = Meter(recipe, runtime.world_size), Bar(context, recipe, start)
     try:
         with listening() as stop_asked:
             for info in steps(trainer, start, stop_asked):
-                _after(info, trainer, context, log, meter, bar)
+                _after(info, trainer, context, log, meter, bar, drawings)
         last = recipe.training.max_steps
         log.write(last, held_out_means(trainer, run.eval_samples, last))
     except NonFinite as error:
@@ -45,8 +47,10 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
     return trainer
 
 
-def _after(info: StepInfo, trainer: Trainer, context: Context, log: Log, meter: Meter, bar: Bar) -> None:
-    """What is due after one step: a line in the log, held-out figures, a checkpoint."""
+def _after(
+    info: StepInfo, trainer: Trainer, context: Context, log: Log, meter: Meter, bar: Bar, drawings: Drawings
+) -> None:
+    """What is due after one step: a line in the log, held-out figures, samples, a checkpoint."""
     run, done = context.config.run, info.step == trainer.training.max_steps
     meter.add(info)
     if done or info.step % run.logging_steps == 0:
@@ -54,6 +58,11 @@ def _after(info: StepInfo, trainer: Trainer, context: Context, log: Log, meter: 
         bar.show(info.step, figures)
     if run.eval_steps and info.step % run.eval_steps == 0 and not done:
         log.write(info.step, held_out_means(trainer, run.eval_samples, info.step))
+        meter.pause()
+    if run.sample_steps and (done or info.step % run.sample_steps == 0):
+        log.write(info.step, figures := drawings.draw(info.step, run.sample_count))
+        for alarm in alarms(figures):
+            context.terminal.write(f"warning: step {info.step}: {alarm}\n")
         meter.pause()
     if done or info.stop or info.step % run.save_steps == 0:
         _save(trainer, context, info)

@@ -182,7 +182,7 @@ class LanguageModel:
         total = self.loss("model", nets, batch, clock).total
         return {"loss": Sum(float(total), self.count("model", batch))}
 
-    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> None:
+    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
         """One continuation of the empty document a seed, as text ids in `out/SEED.npy`."""
         from pipeline.generate import sample
 
@@ -199,6 +199,7 @@ class LanguageModel:
                 seed=seed,
             )
             np.save(out / f"{seed}.npy", np.asarray(ids, dtype=np.int64))
+        return {}
 
 
 def size_of(

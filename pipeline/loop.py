@@ -6,6 +6,7 @@ updates one net. `fit` (in fit.py) consumes what `steps` yields: it logs, evalua
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +81,29 @@ class Trainer:
             engine.load(lambda key, turn=turn: read(f"{turn}/{key}"), step)
             for name, buffer in engine.module.named_buffers():
                 buffer.copy_(read(f"{turn}/buffer/{name}").to(buffer.dtype))
+
+    @contextmanager
+    def resting(self, shadows: bool = False) -> Iterator[dict[str, nn.Module]]:
+        """Within, the nets do not learn: evaluation mode, no gradients; `shadows`: with the EMA's weights."""
+        nets = self.nets()
+        modes = {name: net.training for name, net in nets.items()}
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(next(iter(self.engines.values())).precision())
+            for turn in self.emas if shadows else ():
+                stack.enter_context(self._shadowed(turn))
+            for net in nets.values():
+                net.eval()
+            yield nets
+        for name, net in nets.items():
+            net.train(modes[name])
+
+    @contextmanager
+    def _shadowed(self, turn: str) -> Iterator[None]:
+        with self.emas[turn].swapped():
+            self.engines[turn].refresh()
+            yield
+        self.engines[turn].refresh()
 
     def weights(self, turn: str, ema: bool = False) -> dict[str, Tensor]:
         """Whole fp32 CPU copies of the trainable weights of one net, by parameter name, on process 0 alone."""
@@ -180,29 +204,21 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
-@torch.no_grad()
 def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
     """The recipe's held-out figures over the whole split, the same at any batch size and number of processes."""
     recipe, runtime, size = trainer.recipe, trainer.runtime, trainer.training.per_device_eval_batch_size
-    nets = trainer.nets()
-    modes = {name: net.training for name, net in nets.items()}
-    for net in nets.values():
-        net.eval()
     figures: dict[str, Sum] = {}
     rounds = math.ceil(split.length / (size * runtime.world_size))
-    for number in range(rounds):
-        first = (number * runtime.world_size + runtime.rank) * size
-        indices = range(first, min(first + size, split.length))
-        # Under ZeRO-3 a forward gathers weights, so a process with nothing left still takes part and is not counted.
-        batch = recipe.collate([split.item(index) for index in indices or range(1)])
-        batch = {key: value.to(runtime.device) for key, value in batch.items()}
-        with next(iter(trainer.engines.values())).precision():
-            found = recipe.evaluate(nets, batch, Clock(step, first))
-        for name, figure in found.items():
-            counted = figure if indices else Sum(0.0, 0.0)
-            figures[name] = figures.get(name, Sum(0.0, 0.0)) + counted
-    for name, net in nets.items():
-        net.train(modes[name])
+    with trainer.resting() as nets:
+        for number in range(rounds):
+            first = (number * runtime.world_size + runtime.rank) * size
+            indices = range(first, min(first + size, split.length))
+            # Under ZeRO-3 a forward gathers weights: a process with nothing left still takes part, and is not counted.
+            batch = recipe.collate([split.item(index) for index in indices or range(1)])
+            batch = {key: value.to(runtime.device) for key, value in batch.items()}
+            for name, figure in recipe.evaluate(nets, batch, Clock(step, first)).items():
+                counted = figure if indices else Sum(0.0, 0.0)
+                figures[name] = figures.get(name, Sum(0.0, 0.0)) + counted
     return _reduced(figures, runtime)
 
 

@@ -90,8 +90,11 @@ class Recipe(Protocol):
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]: ...
 
-    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> None:
-        """Write sample i of seeds[i] to `out`; the same sample at any batch size."""
+    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
+        """Write sample i of seeds[i] to `out`, the same at any batch size; returns figures on them for the log.
+
+        A figure named `alarm_NAME` is 1 where something is wrong: it is said on the terminal and in the report.
+        """
 
 
 def derived_seed(seed: int, purpose: str, *progress: int) -> int:

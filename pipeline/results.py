@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import Artifact
+from pipeline.drawing import step_of, steps_of
 from pipeline.errors import UserError
 from pipeline.units import interval_decimals, significant_decimals
 
@@ -43,10 +44,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Log:
-    """A stage's metrics.jsonl: series name -> points in order of step, and the lines that could not be read."""
+    """A stage's metrics.jsonl: series name -> points in order of step, and the lines that could not be read.
+
+    drawings: (step, PNG) of the samples that were drawn while it trained.
+    """
 
     series: dict[str, Points]
     unreadable: int
+    drawings: list[tuple[int, Path]] = field(default_factory=list)
 
 
 def scores_of(artifacts: Iterable[Artifact]) -> dict[str, list[Score]]:
@@ -124,6 +129,10 @@ def read_log(path: Path) -> Log:
 
     A line torn by a crash is counted, not hidden.
     """
+    samples = path.with_name(path.name.replace(".metrics.jsonl", ".samples"))
+    drawings = [
+        (step_of(drawing), png) for drawing in steps_of(samples) for png in sorted(drawing.glob("*.png"))
+    ]
     values: dict[str, dict[int, float]] = {}
     unreadable = 0
     for line in path.read_text().splitlines():
@@ -136,7 +145,7 @@ def read_log(path: Path) -> Log:
         for key, value in entry.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and key != "step":
                 values.setdefault(key, {})[step] = float(value)
-    return Log({key: sorted(points.items()) for key, points in values.items()}, unreadable)
+    return Log({key: sorted(points.items()) for key, points in values.items()}, unreadable, drawings)
 
 
 def _json(made: Artifact, name: str, otherwise: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pipeline import checkpoint
+from pipeline.drawing import Drawings
 from pipeline.engine import NonFinite, Runtime, start_runtime, stop_runtime, zero
 from pipeline.loop import Trainer, evaluate, steps
 from pipeline.stage import leave
@@ -167,6 +168,19 @@ def gan(runtime: Runtime, directory: Path) -> dict[str, Any]:
     return {"changes": everywhere(runtime, changes), "losses": losses, "states": states}
 
 
+def drawing(runtime: Runtime, directory: Path) -> dict[str, Any]:
+    """Four steps with a shadow, undisturbed and with samples drawn after each of them."""
+    alone, drawn = (trainer_of(runtime, 2, ema_decay=0.5, max_steps=4, bf16=True, dropout=0.2) for _ in "12")
+    drawings = Drawings(directory, "train", 0, drawn)
+    losses = [[info.sums["model/loss"].mean for info in steps(alone)], []]
+    figures = []
+    for info in steps(drawn):
+        losses[1].append(info.sums["model/loss"].mean)
+        figures.append(drawings.draw(info.step, 3))
+    states = [state_digests(alone), state_digests(drawn)]
+    return {"losses": losses, "figures": everywhere(runtime, figures), "states": states}
+
+
 def watch_turns(trainer: Trainer) -> list[list[str]]:
     """A list that grows by the names of the nets that changed, at each update from now on."""
     changes: list[list[str]] = []
@@ -207,6 +221,7 @@ def cases(runtime: Runtime, shared: Path, launcher: str, source: str | None) -> 
     for name, fields in RESUMED.items():
         found[f"resume {name}"] = lambda name=name, fields=fields: resume(runtime, own / name, fields)
     found["evaluation"] = lambda: evaluation(runtime)
+    found["drawing"] = lambda: drawing(runtime, own)
     if runtime.zero_stage != 3:
         found["gan"] = lambda: gan(runtime, own / "gan")
     return found

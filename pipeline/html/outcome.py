@@ -167,18 +167,18 @@ def images(found: dict[str, list[str]], artifacts: dict[str, Artifact]) -> Part 
 
 
 def _images(made: Artifact, names: list[str]) -> Markup:
-    shown = [_image(made.path / name, name) for name in names[:IMAGES_A_STAGE]]
+    shown = [embedded(made.path / name, name) for name in names[:IMAGES_A_STAGE]]
     more = len(names) - len(shown)
     note = [element("p", f"{more} more in {made.stage}/", class_="note")] if more else []
     return join([element("h3", made.stage), element("div", *shown, class_="images"), *note])
 
 
-def _image(path: Path, name: str) -> Markup:
-    """A small image is enlarged by a whole factor, so that its pixels stay square."""
+def embedded(path: Path, caption: str) -> Markup:
+    """A PNG held in the page; a small one is enlarged by a whole factor, so that its pixels stay square."""
     content = path.read_bytes()
     width = int.from_bytes(content[16:20], "big")  # the width field of a PNG's IHDR chunk
     enlarged = width * max(1, 260 // max(1, width))
     source = "data:image/png;base64," + base64.b64encode(content).decode()
     return element(
-        "figure", element("img", src=source, alt=name, width=enlarged), element("figcaption", name)
+        "figure", element("img", src=source, alt=caption, width=enlarged), element("figcaption", caption)
     )

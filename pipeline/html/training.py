@@ -4,14 +4,17 @@ import re
 from typing import Any
 
 from pipeline.artifact import Artifact
+from pipeline.drawing import ALARM
 from pipeline.html.charts import Series, line_chart
 from pipeline.html.element import Markup, Part, element, join
+from pipeline.html.outcome import embedded
 from pipeline.results import Log, Points
 from pipeline.units import unit_of, words
 
 HELD_OUT = "eval_"
 NUMBER = re.compile(r"\d+")
 PROGRESS = ("samples", "tokens", "epoch", "seconds")  # grow with the step by their nature: no curve
+DRAWINGS = 8  # shown of those made while training: the first, the last, and some between
 
 
 def curves(logs: dict[str, Log], artifacts: dict[str, Artifact]) -> Part | None:
@@ -21,6 +24,41 @@ def curves(logs: dict[str, Log], artifacts: dict[str, Artifact]) -> Part | None:
         given = artifacts[stage].made.get("units")
         parts += _stage(stage, log, given if isinstance(given, dict) else {})
     return Part("training", "Training", join(parts)) if parts else None
+
+
+def alarms(logs: dict[str, Log]) -> Part | None:
+    """Each alarm that rang while training, with its steps; None where all was quiet."""
+    rang = [
+        element("p", f"{stage}: {words(key.removeprefix(ALARM))}, at {_steps(points)}", class_="note fail")
+        for stage, log in logs.items()
+        for key, points in log.series.items()
+        if key.startswith(ALARM) and any(value for _, value in points)
+    ]
+    return Part("alarms", "Alarms", join(rang)) if rang else None
+
+
+def _steps(points: Points) -> str:
+    """`step 500, 3 of 8 looks, last at step 900`."""
+    ringing = [step for step, value in points if value]
+    return f"step {ringing[0]:,}, {len(ringing)} of {len(points)} looks, last at step {ringing[-1]:,}"
+
+
+def drawings(logs: dict[str, Log]) -> Part | None:
+    """What was drawn from the same seeds as training went on, a few of the steps."""
+    parts: list[str] = []
+    for stage, log in logs.items():
+        for name in dict.fromkeys(path.name for _, path in log.drawings):
+            shown = spread([drawn for drawn in log.drawings if drawn[1].name == name], DRAWINGS)
+            pictures = [embedded(path, f"{path.stem}, step {step:,}") for step, path in shown]
+            parts += [element("h3", stage), element("div", *pictures, class_="images")]
+    return Part("drawings", "Samples over training", join(parts)) if parts else None
+
+
+def spread(found: list[Any], count: int) -> list[Any]:
+    """At most `count` of a list, evenly, both ends kept."""
+    if len(found) <= count:
+        return found
+    return [found[round(index * (len(found) - 1) / (count - 1))] for index in range(count)]
 
 
 def _stage(stage: str, log: Log, units: dict[str, Any]) -> list[Markup]:
@@ -48,7 +86,7 @@ def groups(series: dict[str, Points]) -> dict[str, list[Series]]:
     """
     found: dict[str, list[str]] = {}
     for key in series:
-        if key not in PROGRESS:
+        if key not in PROGRESS and not key.startswith(ALARM):
             found.setdefault(NUMBER.sub("n", _figure(key)), []).append(key)
     ordered = sorted(found, key=lambda name: ("loss" not in name, not all(map(_is_held_out, found[name]))))
     return {_title(name, found[name]): _named(series, found[name]) for name in ordered}
