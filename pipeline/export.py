@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import model_card, provenance
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError
 from pipeline.files import write_json
+from pipeline.licences import check_licence
 from pipeline.lm_config import Generate, LanguageModelConfig
 from pipeline.stage import Context
 
@@ -34,17 +35,8 @@ def check(config: LanguageModelConfig) -> None:
     Raises:
         UserError: naming the key and the nearest identifier.
     """
-    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-
     assert config.export is not None, "the stage exists only where its section does"
-    try:
-        canonicalize_license_expression(config.export.licence)
-    except InvalidLicenseExpression:
-        raise UserError(
-            f"export.licence {config.export.licence!r} is no SPDX identifier\n"
-            f"{nearest(config.export.licence.lower(), model_card.HUB_LICENCES)[:200]}\n"
-            "way out: an identifier of spdx.org/licenses, or LicenseRef-NAME for one that is not there"
-        ) from None
+    check_licence("export.licence", config.export.licence)
 
 
 def run(context: Context) -> dict[str, Any]:

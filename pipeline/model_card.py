@@ -15,19 +15,11 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.config import identity
 from pipeline.errors import UserError
+from pipeline.licences import hub_licence
 from pipeline.lm_config import LanguageModelConfig
 from pipeline.results import Score, decimals_of, prompt_of, samples_of, scores_of
 from pipeline.units import prefixed
 
-# What the Hub takes as `license:`; any other licence is `other` with a name (hub docs, "Licenses").
-HUB_LICENCES = frozenset(
-    "apache-2.0 mit openrail afl-3.0 artistic-2.0 bsl-1.0 bsd-2-clause bsd-3-clause bsd-3-clause-clear cc0-1.0 "
-    "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 "
-    "cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 "
-    "cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 "
-    "gpl-2.0 gpl-3.0 lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 osl-3.0 postgresql ofl-1.1 ncsa unlicense "
-    "zlib".split()
-)
 SHOWN_CHARACTERS = 600  # of a sample's text
 
 
@@ -104,20 +96,21 @@ def render(card: Card) -> str:
         "## Data and licence\n\n" + data(card),
         "## Settings\n\n" + settings(card.config),
         "## Checked before publication\n\n" + checks(card.measured),
-        "## Lineage\n\n" + lineage_table(card),
+        "## Lineage\n\n" + lineage_table(card.chain, card.commit, card.versions),
     )
     return "\n\n".join(sections) + "\n"
 
 
 def front_matter(card: Card) -> str:
     """The YAML that the Hub reads."""
-    licence = card.config.export.licence.lower()
-    known = licence in HUB_LICENCES
-    tree: dict[str, Any] = {"license": licence if known else "other"}
-    tree |= {} if known else {"license_name": licence}
+    tree = hub_licence(card.config.export.licence)
     base = hub_name(card.config)
     tree |= {"base_model": base} if base else {}
     tree |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["headwater"]}
+    return front(tree)
+
+
+def front(tree: dict[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(tree, sort_keys=False)}---"
 
 
@@ -248,10 +241,13 @@ def checks(measured: dict[str, float]) -> str:
     return f"{text}\n\n{table(('check', 'measured'), rows)}"
 
 
-def lineage_table(card: Card) -> str:
-    """Each artifact's digest, which covers its settings, its files and the digests of its inputs."""
-    made = [(link.stage, f"`{link.digest}`", link.made) for link in card.chain]
-    made.append(("export", "this directory", {"commit": card.commit, "versions": card.versions}))
+def lineage_table(chain: list[Artifact], commit: str, versions: dict[str, str]) -> str:
+    """Each artifact's digest, which covers its settings, its files and the digests of its inputs.
+
+    commit, versions: of the export itself.
+    """
+    made = [(link.stage, f"`{link.digest}`", link.made) for link in chain]
+    made.append(("export", "this directory", {"commit": commit, "versions": versions}))
     rows = [(stage, digest, str(how.get("commit", "unknown"))) for stage, digest, how in made]
     stages: dict[str, list[str]] = {}
     for stage, _, how in made:
