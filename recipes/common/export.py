@@ -1,0 +1,93 @@
+"""Stage `export`: a directory that stands alone, compared with the live model in a fresh process before it is published."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.export import ROOT
+from pipeline.files import write_json
+from pipeline.licences import check_licence
+from pipeline.stage import Context
+from recipes.common.stages import family_module
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def check(config: Any) -> None:
+    """Raises UserError for a licence that is none."""
+    check_licence("export.licence", config.export.licence)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write what the family publishes, pictures.json with the request that was compared, a sheet of it and the card.
+
+    Raises:
+        RuntimeError: a fresh process draws other pictures from the directory; nothing is published.
+    """
+    from recipes.common import card
+    from recipes.common.dataset import PreparedImages
+    from recipes.common.sample import columns_of, requests
+    from recipes.common.sheet import save_sheet
+
+    config, inputs, out = context.config, context.inputs, context.out
+    prepared = PreparedImages.open(inputs["prepare"], "held_out")
+    seeds, labels = requests(prepared, 0, config.export.pictures)
+    samplers = family_module(config, "sampler").load_samplers(config, inputs["prepare"], inputs["train"])
+    live = next(iter(samplers.values()))(seeds, labels)
+    family_module(config, "exported").write(config, inputs["prepare"], inputs["train"], out)
+    request = {"seeds": seeds, "labels": labels, "sampler": next(iter(samplers))}
+    write_json(out / "pictures.json", request)
+    measured = compare(drawn_afresh(config.recipe, out), live)
+    save_sheet(live, out / "pictures.png", columns_of(prepared))
+    (out / "README.md").write_text(card.render(context, measured, prepared.classes), encoding="utf-8")
+    return measured
+
+
+def drawn_afresh(family: str, directory: Path) -> "np.ndarray":
+    """The pictures of `directory`/pictures.json, from a process that has never seen the live model.
+
+    Raises:
+        RuntimeError: it drew none.
+    """
+    import numpy as np
+
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pictures.npy"
+        command = [sys.executable, "-m", "recipes.common.draw_export", family, str(directory), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        print(done.stderr, file=sys.stderr, end="")
+        if done.returncode:
+            raise RuntimeError(f"the exported directory draws nothing:\n{done.stderr[-2000:]}")
+        return np.load(file)
+
+
+def compare(drawn: "np.ndarray", live: "np.ndarray") -> dict[str, int]:
+    """How many pictures were compared; raises RuntimeError where a byte differs."""
+    import numpy as np
+
+    if drawn.shape != live.shape or not np.array_equal(drawn, live):
+        same = drawn.shape == live.shape
+        by = int(np.abs(drawn.astype(int) - live.astype(int)).max()) if same else "their shape"
+        raise RuntimeError(
+            f"the exported directory draws other pictures than the live model: they differ by {by}"
+        )
+    return {"pictures_equal": len(live)}
+
+
+def request_of(directory: Path) -> tuple[list[int], list[int]]:
+    """The seeds and labels that `pictures.png` was drawn from."""
+    request = json.loads((directory / "pictures.json").read_text())
+    return request["seeds"], request["labels"]
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("export")

@@ -1,0 +1,48 @@
+"""The chain of stages of an image recipe: one for every family."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from pipeline.config import Section, identity
+from pipeline.stage import Stage
+
+
+def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
+    """prepare, features, train, evaluate, sample, the family's own `uses`, utility, export, report.
+
+    The stages `features`, `utility` and `export` are there where the config has their sections. A family's modules are
+    found through `config.recipe`: `train` and `evaluate` are its own, the others look for its `sampler` and `exported`.
+    """
+    own = f"recipes.{config.recipe}"
+    seen = ("features",) if config.features else ()
+    found = [
+        Stage("prepare", "recipes.common.prepare", of(config, "data")),
+        *(
+            [Stage("features", "recipes.common.features", of(config, "features"), ("prepare",), True)]
+            if seen
+            else []
+        ),
+        Stage("train", f"{own}.train", of(config, "model", "train"), ("prepare",), True),
+        Stage("evaluate", f"{own}.evaluate", of(config, "evaluate"), ("prepare", *seen, "train")),
+        Stage("sample", "recipes.common.sample", of(config, "sample"), ("prepare", "train")),
+        *uses,
+    ]
+    if config.utility:
+        learned = of(config, "utility", "features")
+        found.append(Stage("utility", "recipes.common.utility", learned, ("prepare", "train")))
+    if config.export:
+        inputs = ("prepare", "train", "evaluate", "sample")
+        found.append(Stage("export", "recipes.common.export", of(config, "export"), inputs))
+    return (*found, Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found)))
+
+
+def of(config: Any, *names: str) -> dict[str, Any]:
+    """The identity of the named sections that this config has."""
+    sections: dict[str, Section | None] = {name: getattr(config, name) for name in names}
+    return {name: identity(section) for name, section in sections.items() if section is not None}
+
+
+def family_module(config: Any, name: str) -> ModuleType:
+    """The module `name` of the family that `config.recipe` names."""
+    return importlib.import_module(f"recipes.{config.recipe}.{name}")
