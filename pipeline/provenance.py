@@ -18,8 +18,10 @@ PACKAGES = (
     "peft",
     "tokenizers",
     "datasets",
+    "diffusers",
     "numpy",
     "lm_eval",
+    "pillow",
 )
 
 

@@ -70,7 +70,7 @@ def family_of(path: Path) -> ModuleType:
     _, tree = read_yaml(path)
     name = tree.get("recipe")
     root = Path(__file__).parent.parent / "recipes"
-    families = sorted(child.parent.name for child in root.glob("*/__init__.py"))
+    families = sorted({child.parent.name for child in root.glob("*/*.yaml")})
     if name not in families:
         raise UserError(f"recipe: {name!r} in {path} names no family\n{nearest(str(name), families)}")
     return importlib.import_module(f"recipes.{name}")

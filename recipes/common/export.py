@@ -1,4 +1,4 @@
-"""Stage `export`: a directory that stands alone, compared with the live model in a fresh process before it is published."""
+"""Stage `export`: a directory that stands alone, compared with the live model in a fresh process before it appears."""
 
 import json
 import os
