@@ -21,7 +21,9 @@ class Images(Section):
     )
     split: str = what("train", "datasets only: which split is read")
     image_column: str = what("image", "parquet, datasets: the column of encoded pictures")
-    label_column: str | None = what("label", "parquet, datasets: the column of classes; null: no labels")
+    label_column: str | None = what(
+        "label", "parquet, datasets: the column of classes; null: no labels, of a folder either"
+    )
     image_size: int = what(..., "pixels a side after preparation", ge=4)
     channels: Literal[1, 3] = what(..., "1: grey, 3: red, green, blue")
     on_size: Literal["error", "crop"] = what(

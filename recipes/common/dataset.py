@@ -35,7 +35,9 @@ class PreparedImages:
         Raises:
             FileNotFoundError: the artifact holds no such split.
         """
-        images = np.load(directory / f"{split}.images.npy", mmap_mode="r")
+        images = np.asarray(
+            np.load(directory / f"{split}.images.npy", mmap_mode="r")
+        )  # as fast to index as any
         labels = np.load(directory / f"{split}.labels.npy")
         return cls(images, labels, tuple(json.loads((directory / "classes.json").read_text())))
 

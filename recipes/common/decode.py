@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LEAST_SIDE = 2  # pixels: a single one is a tracking pixel or a placeholder
-MODES = {"1", "L", "P", "RGB", "LA", "La", "PA", "RGBA", "RGBa", "RGBX"}
+MODES = {"1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBX"}
+GREY = {"1", "L", "LA"}
+# No other format of Pillow's: PostScript, for one, runs a program.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # What Pillow's plugins raise at bytes that are no picture, or are half of one; its own opener names the same.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 
@@ -41,7 +44,7 @@ def decoded(content: bytes, images: Images, notes: Counter[str]) -> np.ndarray:
         warnings.simplefilter("ignore")  # a damaged EXIF block and the like: what matters is raised
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _require_one_picture(image, notes)
                 _require_usable(image)
                 return _pixels(_upright(image, notes), images, notes)
@@ -53,9 +56,7 @@ def decoded(content: bytes, images: Images, notes: Counter[str]) -> np.ndarray:
             what = (
                 f"{len(content):,} bytes are no picture, or are cut off: {' '.join(str(error).split())[:120]}"
             )
-            raise BadRow(
-                f"{what}\nexpected: PNG, JPEG, WebP, BMP, GIF or another format of Pillow's"
-            ) from None
+            raise BadRow(f"{what}\nexpected: PNG, JPEG, WebP, BMP, GIF, TIFF or PPM") from None
 
 
 def fitted(pixels: np.ndarray, images: Images, notes: Counter[str]) -> np.ndarray:
@@ -106,7 +107,8 @@ def _upright(image: "Image", notes: Counter[str]) -> "Image":
         return image
     notes["alpha_on_white"] += 1
     layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("L" if image.mode in GREY else "RGB")
 
 
 def _pixels(image: "Image", images: Images, notes: Counter[str]) -> np.ndarray:
@@ -116,7 +118,7 @@ def _pixels(image: "Image", images: Images, notes: Counter[str]) -> np.ndarray:
 
 def _coloured(image: "Image", images: Images, notes: Counter[str]) -> "Image":
     mode = "L" if images.channels == 1 else "RGB"
-    grey = image.mode in ("1", "L")
+    grey = image.mode in GREY
     if grey != (mode == "L"):
         notes["grey_to_colour" if grey else "colour_to_grey"] += 1
     return image.convert(mode)

@@ -92,7 +92,8 @@ def _source(
         rows = [Row(*place, NO_LABEL, is_held_out(place[0], images.held_out)) for place in places]
         return Source((), rows, read)
     known = _values(labels, names)
-    rows = [_row(place, value, known, images) for place, value in zip(places, labels, strict=True)]
+    allowed = f"0 to {len(known) - 1}" if names is not None else "an integer that is not negative, or a text"
+    rows = [_row(place, value, known, allowed, images) for place, value in zip(places, labels, strict=True)]
     return Source(tuple(map(str, known)) if names is None else tuple(names), rows, read)
 
 
@@ -100,20 +101,16 @@ def _values(labels: list[Any], names: list[str] | None) -> dict[Any, int]:
     """What a row may say -> its label: the place in `names`; without them, each value in use is a class, sorted."""
     if names is not None:
         return {label: label for label in range(len(names))}
-    used = {label for label in labels if label is not None and not (isinstance(label, int) and label < 0)}
+    used = {
+        label for label in labels if label not in (None, "") and not (isinstance(label, int) and label < 0)
+    }
     return {value: label for label, value in enumerate(sorted(used))}
 
 
-def _row(place: Place, value: Any, known: dict[Any, int], images: Images) -> Row:
-    wrong = "" if value in known else _why_wrong(value, known, images)
+def _row(place: Place, value: Any, known: dict[Any, int], allowed: str, images: Images) -> Row:
+    said = "no label" if value in (None, "") else f"label {value}"
+    wrong = "" if value in known else f"{said} in column {images.label_column!r}\nexpected: {allowed}"
     return Row(*place, known.get(value, NO_LABEL), is_held_out(place[0], images.held_out), wrong)
-
-
-def _why_wrong(value: Any, known: dict[Any, int], images: Images) -> str:
-    if value is None:
-        return f"no label in column {images.label_column!r}\nexpected: one in every row"
-    expected = f"0 to {len(known) - 1}" if isinstance(value, int) else ", ".join(map(str, known))[:200]
-    return f"label {value} in column {images.label_column!r}\nexpected: {expected}"
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
