@@ -26,7 +26,8 @@ IMAGES, LABELS = "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"
 
 PACKAGE, VERSION = "dataset-fashion-mnist", "0.0~git20200523.55506a9-1"
 DEB_SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
-PLACE = Path("usr/share/datasets/fashion-mnist")  # within the package, and below / where it is installed
+PLACE = Path("usr/share/datasets/fashion-mnist")  # within the package
+INSTALLED = Path("/") / PLACE
 DOWNLOAD_SECONDS = 600
 WAY_OUT = "way out: data.path=DIRECTORY that holds the four files *-ubyte.gz"
 
@@ -43,7 +44,7 @@ def find(path: str | None) -> Path | None:
         if missing:
             raise UserError(f"data.path: {directory} has no {missing[0]}\nexpected: {', '.join(_names())}")
         return directory
-    return next((place for place in (Path("/") / PLACE, cached()) if _is_whole(place)), None)
+    return next((place for place in (INSTALLED, cached()) if _is_whole(place)), None)
 
 
 def cached() -> Path:

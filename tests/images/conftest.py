@@ -1,5 +1,6 @@
 """What tests of image data share: small pictures in files, and the stage that prepares them."""
 
+import gzip
 import io
 import sys
 from types import SimpleNamespace
@@ -71,3 +72,27 @@ def run_prepare(tmp_path, settings):
         return prepare.run(SimpleNamespace(config=config, out=out, terminal=sys.stderr)), out
 
     return run
+
+
+@pytest.fixture
+def write_idx():
+    """`write_idx(path, array)`: an array of bytes as a compressed idx file."""
+
+    def write(path, array):
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+    return write
+
+
+@pytest.fixture
+def fashion_files(tmp_path, write_idx):
+    """A directory like the package's with 30 and 12 pictures, and ((images, labels), ...) of the two splits."""
+    random, arrays = np.random.default_rng(0), []
+    for prefix, count in (("train", 30), ("t10k", 12)):
+        images = random.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = random.integers(0, 10, count)
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", labels)
+        arrays.append((images, labels))
+    return tmp_path, tuple(arrays)
