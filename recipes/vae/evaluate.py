@@ -1,0 +1,171 @@
+"""Stage `evaluate`: bits a dimension of held-out pictures beside their baselines, and what all image recipes score."""
+
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.files import write_json
+from pipeline.results import Score
+from pipeline.stage import Context
+from recipes.vae.config import VaeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from recipes.common.dataset import PreparedImages
+
+BITS = "bits per dimension"
+GLOW_FASHION_MNIST = 2.96  # published for 8-bit Fashion-MNIST, 60,000 / 10,000 pictures
+NO_PRIOR = "a VQ-VAE has no prior of its own; its sheets show reconstructions of held-out pictures"
+BINARY = "bernoulli models binary pixels: its bits are not comparable with those of 8-bit codes"
+
+
+def check(config: VaeConfig) -> None:
+    """Nothing here can be refused beyond the schema."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write evaluation.json; the metrics are its scores by name."""
+    from recipes.common.dataset import PreparedImages
+
+    config: VaeConfig = context.config
+    held_out = PreparedImages.open(context.inputs["prepare"], "held_out")
+    if config.model.kind == "vq":
+        scores, missing = _reconstruction(config, held_out, context.inputs["train"])
+    else:
+        scores, missing = _likelihood(config, held_out, context)
+        common, also_missing = _pictures(config, context)
+        scores, missing = scores + common, missing | also_missing
+    found = {"scores": [score.as_json() for score in scores], "missing": missing}
+    write_json(context.out / "evaluation.json", found)
+    return {score.key: score.value for score in scores}
+
+
+def _pictures(config: VaeConfig, context: Context) -> tuple[list[Score], dict[str, str]]:
+    """The scores of generated pictures that every image recipe has."""
+    from recipes.common.scoring import image_scores
+    from recipes.vae.sampler import load_samplers
+
+    inputs = context.inputs
+    samplers = load_samplers(config, inputs["prepare"], inputs["train"])
+    features = inputs.get("features")
+    return image_scores(samplers, inputs["prepare"], features, config.evaluate, context.terminal.write)
+
+
+def _likelihood(
+    config: VaeConfig, held_out: "PreparedImages", context: Context
+) -> tuple[list[Score], dict[str, str]]:
+    """Both bounds in bits a dimension with the latents in use, and the codes that need no training."""
+    from recipes.vae.bounds import elbo, importance_bound, value_of
+    from recipes.vae.nets import load_net
+    from recipes.vae.sampler import weight_files
+
+    settings, trained = config.evaluate, context.inputs["train"]
+    images, labels = held_out.images[: settings.pictures], held_out.labels[: settings.pictures]
+    told = math.log(max(1, len(held_out.classes)))
+    scores, nets = [], {name: load_net(trained, file) for name, file in weight_files(config).items()}
+    for name, net in nets.items():
+        bound = elbo(net, images, labels, config.train.seed)
+        scores.append(_bits(f"{name}, ELBO", told - value_of(bound).double(), images, 1, config))
+        if len(scores) == 1:
+            in_use = _latents_in_use(name, bound, net.groups)
+    name, net = next(iter(nets.items()))
+    context.terminal.write(f"evaluate: {settings.importance_samples} draws of the latents a picture\n")
+    draws = settings.importance_samples
+    weighted = importance_bound(net, images, labels, draws, config.train.seed)
+    scores.insert(1, _bits(f"{name}, importance-weighted", told - weighted, images, draws, config))
+    if config.model.likelihood == "bernoulli":
+        return scores + in_use, {"baselines of bits per dimension": BINARY}
+    return scores + _baselines(config, images) + in_use, {}
+
+
+def _bits(model: str, nats: Any, images: "np.ndarray", draws: int, config: VaeConfig) -> Score:
+    """A bound as bits a dimension, with its bootstrap interval over pictures."""
+    import numpy as np
+
+    from pipeline.scores.intervals import bootstrap_interval
+
+    dimensions = images[0].size
+    bits = nats.numpy() / (dimensions * math.log(2))
+    interval = bootstrap_interval(bits, np.ones(len(bits)), config.evaluate.resamples, config.train.seed)
+    pixels = "binary pixels" if config.model.likelihood == "bernoulli" else "8-bit pixels"
+    protocol = (
+        f"upper bound on -log2 p(picture) / {dimensions}, {pixels}, fp32, {draws} draws of the latents a picture; "
+        "the class counts as log2(classes) bits; 95% bootstrap interval over pictures"
+    )
+    return Score(BITS, model, float(bits.mean()), interval, "bits/dim", len(bits), protocol, "lower")
+
+
+def _baselines(config: VaeConfig, images: "np.ndarray") -> list[Score]:
+    """A uniform code, PNG as it is really written, and what was published for the same data."""
+    import numpy as np
+
+    from pipeline.scores.intervals import bootstrap_interval
+
+    bits = np.array([8 * len(png(image)) / image.size for image in images])
+    interval = bootstrap_interval(bits, np.ones(len(bits)), config.evaluate.resamples, config.train.seed)
+    uniform = "256 values of equal probability"
+    files = "a file a picture, Pillow's optimize=True, headers included; 95% bootstrap interval over pictures"
+    rows = [
+        Score(BITS, "a uniform code", 8.0, None, "bits/dim", None, uniform, "lower"),
+        Score(BITS, "PNG", float(bits.mean()), interval, "bits/dim", len(bits), files, "lower"),
+    ]
+    if config.data.source == "fashion_mnist" and images.shape[1:] == (28, 28, 1):
+        protocol = "8-bit, 60,000 training and 10,000 test pictures; as published, not measured here"
+        rows.append(
+            Score(BITS, "Glow (published)", GLOW_FASHION_MNIST, None, "bits/dim", 10_000, protocol, "lower")
+        )
+    return rows
+
+
+def png(image_HWC: "np.ndarray") -> bytes:
+    """One picture as a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC).save(
+        buffer, "PNG", optimize=True
+    )
+    return buffer.getvalue()
+
+
+def _latents_in_use(name: str, bound: Any, groups: tuple[tuple[int, int], ...]) -> list[Score]:
+    """Nats of each group, and how many of its latents exceed 0.01 nats: a collapsed group shows as zeros."""
+    protocol = "mean over held-out pictures of KL(posterior || prior) of the group's latents"
+    active = "latents with more than 0.01 nats of KL, mean over held-out pictures"
+    scores, count = [], len(bound.kl)
+    for place, (resolution, channels) in enumerate(groups):
+        model = f"{name}, group {place} ({resolution} x {resolution} x {channels})"
+        nats, units = float(bound.kl[:, place].double().mean()), float(bound.active[:, place].double().mean())
+        scores.append(Score("KL of a group", model, nats, None, "nats", count, protocol, "higher"))
+        scores.append(
+            Score(
+                "active units", model, units, None, f"of {channels * resolution**2}", count, active, "higher"
+            )
+        )
+    return scores
+
+
+def _reconstruction(
+    config: VaeConfig, held_out: "PreparedImages", trained: Path
+) -> tuple[list[Score], dict[str, str]]:
+    """What a VQ-VAE can be measured by: reconstruction, the size of its code, and how many codes it uses."""
+    from recipes.vae.nets import load_net
+    from recipes.vae.reconstruction import vq_scores
+    from recipes.vae.sampler import weight_files
+
+    scores = []
+    for name, file in weight_files(config).items():
+        images = held_out.images[: config.evaluate.pictures]
+        scores += vq_scores(
+            name, load_net(trained, file), images, config.evaluate.resamples, config.train.seed
+        )
+    missing = {"scores of generated pictures": NO_PRIOR, "a bound on the likelihood": NO_PRIOR}
+    return scores, missing
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("evaluate")

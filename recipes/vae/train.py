@@ -1,0 +1,83 @@
+"""Stage `train`: the net, its fp32 shadow, and what builds both again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.launch import check_launch, read_launch
+from pipeline.plan import Batches
+from pipeline.stage import Context
+from recipes.vae.config import VaeConfig
+
+if TYPE_CHECKING:
+    from pipeline.estimate import Size
+
+
+def check(config: VaeConfig) -> None:
+    """Raises UserError for pictures that the groups do not fit, batches that do not divide, a launch file."""
+    from recipes.vae.vae import ZERO_STAGES
+
+    size, patch = config.data.image_size, config.model.patch
+    if size % patch:
+        raise UserError(f"model.patch {patch} does not divide data.image_size {size}\nway out: model.patch=1")
+    finest = config.model.groups[-1][0]
+    if finest > size // patch:
+        raise UserError(
+            f"model.groups: a resolution of {finest} is finer than the net's\n"
+            f"expected: at most {size // patch} = data.image_size {size} / model.patch {patch}"
+        )
+    check_launch(config.run, config.train, ZERO_STAGES, config.train)
+
+
+def estimate(config: VaeConfig) -> "Size":
+    """What the net holds; the labels, known once the pictures are prepared, are taken as ten classes."""
+    import torch
+
+    from recipes.common.estimate import size_of
+    from recipes.vae.nets import Pictures
+    from recipes.vae.vae import Vae
+
+    side, channels = config.data.image_size, config.data.channels
+    recipe = Vae(config, Path(), Pictures(side, channels, tuple("0123456789")))
+    launch = read_launch(config.run)
+    micro = Batches.derive(config.train, launch.num_processes).micro
+    batch = {
+        "image": torch.zeros(micro, side, side, channels, dtype=torch.uint8),
+        "label": torch.zeros(micro, dtype=torch.int64),
+        "noise": torch.zeros(micro, recipe.latents),
+    }
+    return size_of(recipe, "vae", batch, zero=bool(launch.zero_stage))
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write vae.safetensors, nets.json and, with an EMA, vae_ema.safetensors."""
+    from safetensors.torch import save_file
+
+    from pipeline.engine import start_runtime, stop_runtime
+    from pipeline.fit import fit
+    from recipes.vae.nets import describe
+    from recipes.vae.vae import Vae
+
+    config: VaeConfig = context.config
+    runtime = start_runtime(config.run.threads)
+    recipe = Vae(config, context.inputs["prepare"])
+    trainer = fit(recipe, context, runtime)
+    shadows = {"vae_ema": True} if config.train.ema_decay else {}
+    for name, shadow in {"vae": False, **shadows}.items():
+        weights = trainer.weights("vae", ema=shadow)
+        if runtime.is_main:
+            whole = {key: weight.contiguous() for key, weight in weights.items()}  # no channels last in files
+            save_file(whole, context.out / f"{name}.safetensors")
+    if runtime.is_main:
+        describe(config.model, recipe.pictures, context.out)
+    stop_runtime()
+    return {
+        "steps": config.train.max_steps,
+        "samples": config.train.max_steps * config.train.train_batch_size,
+    }
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("train")
