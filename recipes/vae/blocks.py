@@ -68,12 +68,14 @@ def in_fp32(layer: nn.Conv2d, x_BFHW: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """Features at patch resolution -> the likelihood's numbers, fp32 (B, numbers, C, S, S)."""
+    """Features at patch resolution -> the likelihood's numbers, fp32 (B, P, C, S, S), which begin at `start`."""
 
-    def __init__(self, size: int, numbers: int, channels: int, patch: int):
+    def __init__(self, size: int, start: list[float], channels: int, patch: int):
         super().__init__()
-        self.numbers, self.channels, self.patch = numbers, channels, patch
-        self.out = nn.Conv2d(size, numbers * channels * patch**2, 1)
+        self.numbers, self.channels, self.patch = len(start), channels, patch
+        self.out = nn.Conv2d(size, len(start) * channels * patch**2, 1)
+        with torch.no_grad():
+            self.out.bias.copy_(torch.tensor(start).repeat_interleave(channels * patch**2))
 
     def forward(self, x_BFHW: Tensor) -> Tensor:
         flat = F.pixel_shuffle(in_fp32(self.out, F.gelu(x_BFHW)), self.patch)

@@ -91,7 +91,7 @@ class Ladder(nn.Module):
         self.rungs = nn.ModuleList([Rung(size, group[1], model.blocks, depth) for group in model.groups])
         self.last = residuals(model.blocks, size, depth)
         self.likelihood = likelihood_of(model)
-        self.head = Head(size, self.likelihood.numbers, channels, model.patch)
+        self.head = Head(size, self.likelihood.start, channels, model.patch)
 
     @property
     def latents(self) -> int:

@@ -21,10 +21,16 @@ HALF_BIN = 1 / 255  # on [-1, 1]
 
 
 class Likelihood(Protocol):
-    """numbers: P; values: how many values of a pixel its probabilities sum to one over."""
+    """numbers: P; values: how many values of a pixel its probabilities sum to one over.
+
+    start: P numbers from which a decoder begins to learn, a wide distribution.
+    """
 
     numbers: int
     values: int
+
+    @property
+    def start(self) -> list[float]: ...
 
     def log_prob(self, numbers_BPCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
         """Natural logarithm of each pixel's probability, fp32 (B, C, H, W)."""
@@ -47,6 +53,10 @@ class Bernoulli:
     numbers: int = 1
     values: int = 2
 
+    @property
+    def start(self) -> list[float]:
+        return [0.0]
+
     def log_prob(self, numbers_BPCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
         logits = numbers_BPCHW[:, 0].float()
         return -F.binary_cross_entropy_with_logits(logits, pixels_BCHW / 255, reduction="none")
@@ -64,6 +74,10 @@ class Gaussian:
 
     numbers: int = 2
     values: int = 256
+
+    @property
+    def start(self) -> list[float]:
+        return [0.0, -1.0]
 
     def log_prob(self, numbers_BPCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
         centre, log_scale = self._split(numbers_BPCHW)
@@ -96,6 +110,12 @@ class LogisticMixture:
     @property
     def numbers(self) -> int:
         return 3 * self.mixtures
+
+    @property
+    def start(self) -> list[float]:
+        """Equal weights, and means spread over the range: equal means would stay equal for long."""
+        means = torch.linspace(-1, 1, self.mixtures).tolist() if self.mixtures > 1 else [0.0]
+        return [0.0] * self.mixtures + means + [-2.0] * self.mixtures
 
     def log_prob(self, numbers_BPCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
         logits, centres, log_scales = self._split(numbers_BPCHW)

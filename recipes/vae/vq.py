@@ -49,7 +49,7 @@ class VectorQuantised(nn.Module):
         self.decoder = residuals(model.blocks, size, depth)
         self.last = residuals(model.blocks, size, depth)
         self.likelihood = likelihood_of(model)
-        self.head = Head(size, self.likelihood.numbers, channels, model.patch)
+        self.head = Head(size, self.likelihood.start, channels, model.patch)
 
     def forward(self, images_BHWC: Tensor, labels_B: Tensor, noise_BN: Tensor) -> Quantised:
         """Pictures (uint8) -> the terms of the loss; labels and noise are not used."""

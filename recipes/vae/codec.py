@@ -1,0 +1,243 @@
+"""Lossless coding of pictures by bits back (arXiv:1901.04866): the bits that pick a latent come out of the message.
+
+Encoder and decoder must build the same tables from floating-point numbers. Both therefore run one picture at a time on
+one thread in fp32, through the same operations in the same order; what a net gives is rounded before a table is built
+from it, so that a last bit of rounding rarely decides; from there on all is integers. That holds on one build of torch
+and one kind of processor: the file names both, and its checksum tells where it did not hold.
+
+S pixels a side, C channels, N latents of a picture, n symbols coded together.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.recipe import derived_seed
+from recipes.vae.ladder import Ladder
+from recipes.vae.likelihoods import Likelihood
+from recipes.vae.rans import (
+    PRECISION,
+    Message,
+    pop_intervals,
+    pop_table,
+    push_table,
+    table,
+)
+
+LANES = 128  # states; each costs four bytes of the whole message
+BUCKET_BITS = 12  # log2 of the buckets of equal mass under the prior that a latent is one of
+BUCKETS = 1 << BUCKET_BITS
+GRID = 2.0**-10  # to which means, scales and the likelihood's numbers are rounded
+FREE = (1 << PRECISION) - BUCKETS  # slots shared out by mass, after each bucket has one
+
+
+class DamagedMessage(ValueError):
+    """What was decoded is not what the file's checksum says."""
+
+
+def encode(net: Ladder, images_BSSC: np.ndarray, labels_B: np.ndarray) -> bytes:
+    """A file: a line of JSON, then the message."""
+    message = Message(LANES, _first_words(net.latents))
+    with _one_thread(), torch.no_grad():
+        for image, label in zip(images_BSSC, labels_B, strict=True):
+            _push_picture(message, net, np.array(image), int(label))
+    header = {
+        "pictures": len(images_BSSC),
+        "sha256": hashlib.sha256(np.ascontiguousarray(images_BSSC).tobytes()).hexdigest(),
+        "made_by": _machine(),
+    }
+    return json.dumps(header).encode() + b"\n" + message.to_bytes()
+
+
+def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 (B, S, S, C) and labels int64 (B,) of a file.
+
+    Raises:
+        DamagedMessage: the checksum is another one; the file was made on another machine, or its bytes have changed.
+    """
+    line, _, rest = content.partition(b"\n")
+    header = json.loads(line)
+    message = Message.from_bytes(rest, LANES)
+    try:
+        with _one_thread(), torch.no_grad():
+            pairs = [_pop_picture(message, net) for _ in range(header["pictures"])]
+    except ValueError as error:
+        raise _damaged(header) from error
+    images = np.stack([image for image, _ in reversed(pairs)])
+    if hashlib.sha256(images.tobytes()).hexdigest() != header["sha256"]:
+        raise _damaged(header)
+    return images, np.array([label for _, label in reversed(pairs)])
+
+
+def _damaged(header: dict) -> DamagedMessage:
+    return DamagedMessage(f"the checksum differs: made by {header['made_by']}, read by {_machine()}")
+
+
+def _push_picture(message: Message, net: Ladder, image_SSC: np.ndarray, label: int) -> None:
+    """Pop latents from the posterior, then push pixels given them, the latents under the prior, and the class."""
+    labels = torch.tensor([label])
+    buckets = []
+
+    def pop_group(mean: np.ndarray, log_std: np.ndarray) -> np.ndarray:
+        buckets.append(_pop_posterior(message, mean, log_std))
+        return buckets[-1]
+
+    numbers = _top_down(net, image_SSC, labels, pop_group)
+    push_table(message, _flat(image_SSC), _pixel_table(net.likelihood, numbers))
+    push_table(message, np.concatenate(buckets), _prior())
+    _push_label(message, net, label)
+
+
+def _pop_picture(message: Message, net: Ladder) -> tuple[np.ndarray, int]:
+    """The inverse of _push_picture: the bits that had picked the latents go back."""
+    label = _pop_label(message, net)
+    buckets_N = pop_table_of_prior(message, net.latents)
+    labels = torch.tensor([label])
+    numbers = net.decode(_centres(buckets_N)[None], labels)
+    pixels = pop_table(message, numbers[0, 0].numel(), _pixel_table(net.likelihood, numbers))
+    image = pixels.astype(np.uint8).reshape(net.channels, net.image_size, net.image_size).transpose(1, 2, 0)
+    image = np.ascontiguousarray(image)
+    parts = iter(np.split(buckets_N, np.cumsum(_sizes(net))[:-1]))
+    posteriors = []
+
+    def known_group(mean: np.ndarray, log_std: np.ndarray) -> np.ndarray:
+        posteriors.append((next(parts), mean, log_std))
+        return posteriors[-1][0]
+
+    _top_down(net, image, labels, known_group)
+    for buckets, mean, log_std in reversed(posteriors):
+        _push_posterior(message, buckets, mean, log_std)
+    return image, label
+
+
+def _top_down(net: Ladder, image_SSC: np.ndarray, labels_1: Tensor, buckets_of) -> Tensor:
+    """Walk the groups; buckets_of(mean, log_std), each float64 (n,), says which buckets a group's latents are in."""
+    from recipes.common.dataset import to_unit
+    from recipes.vae.blocks import to_resolution
+
+    features = net.encoder(to_unit(torch.from_numpy(image_SSC)[None]))
+    h = net.start(labels_1)
+    for rung, resolution, blank in net.walk(torch.zeros(1, net.latents)):
+        h = to_resolution(h, resolution)
+        mean, log_std = (_rounded(part) for part in rung.distribution(h, features[resolution]))
+        h = rung(h, _centres(buckets_of(mean, log_std)).reshape(blank.shape))
+    return net.finish(h)
+
+
+def _pop_posterior(message: Message, mean_n: np.ndarray, log_std_n: np.ndarray) -> np.ndarray:
+    """Buckets int64 (n,): the one in whose share each state's slot lies, found by halving."""
+
+    def interval_of(slots: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mean, log_std = mean_n[first : first + len(slots)], log_std_n[first : first + len(slots)]
+        low, step = np.zeros(len(slots), np.int64), BUCKETS >> 1
+        while step:
+            further = _posterior_edge(low + step, mean, log_std) <= slots
+            low, step = np.where(further, low + step, low), step >> 1
+        starts = _posterior_edge(low, mean, log_std)
+        return low, starts, _posterior_edge(low + 1, mean, log_std) - starts
+
+    return pop_intervals(message, len(mean_n), interval_of)
+
+
+def _push_posterior(
+    message: Message, buckets_n: np.ndarray, mean_n: np.ndarray, log_std_n: np.ndarray
+) -> None:
+    """The inverse of _pop_posterior, over the same pieces: a vectorised function may round by where a number lies."""
+    for first in reversed(range(0, len(buckets_n), LANES)):
+        piece = slice(first, first + LANES)
+        starts = _posterior_edge(buckets_n[piece], mean_n[piece], log_std_n[piece])
+        ends = _posterior_edge(buckets_n[piece] + 1, mean_n[piece], log_std_n[piece])
+        message.push(starts, ends - starts)
+
+
+def _posterior_edge(buckets_n: np.ndarray, mean_n: np.ndarray, log_std_n: np.ndarray) -> np.ndarray:
+    """Slots below the lower edge of each bucket, int64 (n,): one a bucket, the others by the posterior's mass.
+
+    The half keeps a posterior that equals the prior, whose mass is a whole number of slots, away from a rounding edge.
+    """
+    edges = torch.special.ndtri(torch.from_numpy(buckets_n).double() / BUCKETS).numpy()
+    mass = torch.special.ndtr(torch.from_numpy((edges - mean_n) * np.exp(-log_std_n))).numpy()
+    return buckets_n + np.floor(mass * FREE + 0.5).astype(np.int64)
+
+
+def _prior() -> np.ndarray:
+    """Buckets of equal mass: a table of equal frequencies."""
+    return np.arange(BUCKETS + 1, dtype=np.int64) << (PRECISION - BUCKET_BITS)
+
+
+def pop_table_of_prior(message: Message, count: int) -> np.ndarray:
+    """Buckets int64 (count,): with equal frequencies the slot itself says which."""
+    shift = PRECISION - BUCKET_BITS
+    width = 1 << shift
+
+    def interval_of(slots: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return slots >> shift, (slots >> shift) << shift, np.full(len(slots), width)
+
+    return pop_intervals(message, count, interval_of)
+
+
+def _pixel_table(likelihood: Likelihood, numbers_1PCSS: Tensor) -> np.ndarray:
+    """Cumulative frequencies of the 256 values of each pixel, int64 (C * S * S, 257)."""
+    rounded = (numbers_1PCSS / GRID).round() * GRID
+    values = torch.arange(256.0)[:, None, None, None].expand(-1, *numbers_1PCSS.shape[2:])
+    log_prob = likelihood.log_prob(rounded.expand(256, -1, -1, -1, -1), values)
+    return table(log_prob.double().exp().flatten(1).T.contiguous().numpy())
+
+
+def _push_label(message: Message, net: Ladder, label: int) -> None:
+    if net.classes is not None:
+        push_table(message, np.array([label]), _label_table(net))
+
+
+def _pop_label(message: Message, net: Ladder) -> int:
+    return -1 if net.classes is None else int(pop_table(message, 1, _label_table(net))[0])
+
+
+def _label_table(net: Ladder) -> np.ndarray:
+    assert net.classes is not None, "only a net with classes codes one"
+    return table(np.ones(net.classes.num_embeddings))
+
+
+def _centres(buckets_n: np.ndarray) -> Tensor:
+    """The latent that stands for a bucket, its median under the prior, fp32."""
+    return torch.special.ndtri((torch.from_numpy(buckets_n).double() + 0.5) / BUCKETS).float()
+
+
+def _rounded(values: Tensor) -> np.ndarray:
+    return ((values.double() / GRID).round() * GRID).flatten().numpy()
+
+
+def _flat(image_SSC: np.ndarray) -> np.ndarray:
+    """Pixels in the order of the likelihood's numbers, int64 (C * S * S,)."""
+    return image_SSC.transpose(2, 0, 1).reshape(-1).astype(np.int64)
+
+
+def _sizes(net: Ladder) -> list[int]:
+    return [channels * resolution**2 for resolution, channels in net.groups]
+
+
+def _first_words(latents: int) -> np.ndarray:
+    """Random bits for the first picture's latents, more than they can need; what is left is not stored."""
+    count = latents * PRECISION // 32 + LANES
+    return np.random.default_rng(derived_seed(0, "first words")).integers(0, 1 << 32, count, dtype=np.uint32)
+
+
+def _machine() -> str:
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A sum's rounding depends on how many threads share it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
