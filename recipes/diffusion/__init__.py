@@ -1,0 +1,24 @@
+"""The diffusion family: which stages a recipe has, and what decides each one's output."""
+
+from dataclasses import replace
+
+from pipeline.stage import Stage
+from recipes.common.stages import image_stages, of
+from recipes.diffusion.config import DiffusionConfig
+
+CONFIG = DiffusionConfig
+DRAWING = (
+    "evaluate",
+    "sample",
+    "utility",
+    "export",
+)  # stages that draw pictures, so that the sampler is part of them
+
+
+def stages(config: DiffusionConfig) -> tuple[Stage, ...]:
+    """The stages of every image recipe; those that draw know how."""
+    sampler = of(config, "sampler")
+    return tuple(
+        replace(stage, identity=stage.identity | sampler) if stage.name in DRAWING else stage
+        for stage in image_stages(config)
+    )

@@ -1,0 +1,146 @@
+"""Diffusion as a recipe: one turn, whose loss compares what the net says of a noisy picture with what it should say.
+
+A sample's time, noise and whether its class is hidden follow from its index. Shapes: B pictures, C channels, H rows,
+W columns.
+"""
+
+import math
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.recipe import Batch, Clock, Loss, Sum
+from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.noise import normal, uniform
+from recipes.common.sheet import save_sheet
+from recipes.diffusion.config import DiffusionConfig
+from recipes.diffusion.nets import Pictures, build_net, pictures_of, predict
+from recipes.diffusion.objectives import noisy, signal_and_noise, target, timestep_of, weight
+
+ZERO_STAGES = (1, 2)
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class NoisyImages:
+    """Implements pipeline.recipe.Split: pictures with `u` in [0, 1), `noise` (C, H, W) and `hidden`, by index."""
+
+    def __init__(self, images: ImageSplit, seed: int, stream: str, dropout: float):
+        self.images, self.seed, self.stream, self.dropout = images, seed, stream, dropout
+        self.length = images.length
+        self.start = float(uniform(seed, f"{stream}/time", 0))
+
+    def item(self, index: int) -> dict[str, np.ndarray]:
+        sample = self.images.item(index)
+        height, width, channels = sample["image"].shape
+        # Every run of indices fills [0, 1) evenly, so the mean over times varies less than with independent draws.
+        time = (self.start + index * GOLDEN) % 1
+        return sample | {
+            "u": np.array(min(time, 1 - 2**-24), np.float32),
+            "noise": normal(self.seed, f"{self.stream}/noise", index, (channels, height, width)),
+            "hidden": uniform(self.seed, f"{self.stream}/class", index) < self.dropout,
+        }
+
+
+class Diffusion:
+    """Implements pipeline.recipe.Recipe. pictures: what the net must know of them, where nothing is prepared yet."""
+
+    turns = ("model",)
+    ema = ("model",)
+    zero_stages = ZERO_STAGES
+    flops_per_sample = 0.0
+    unit = "images"
+    units_per_sample = 1
+
+    def __init__(self, config: DiffusionConfig, prepared: Path, pictures: Pictures | None = None):
+        self.config, self.training, self.prepared = config, config.train, prepared
+        self.optimizers = {"model": config.train}
+        self._given = pictures
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return self._given or pictures_of(PreparedImages.open(self.prepared, "train"))
+
+    def data(self) -> NoisyImages:
+        train, seed = self.training, self.training.seed
+        images = ImageSplit(PreparedImages.open(self.prepared, "train"), seed, train.flip)
+        return NoisyImages(images, seed, "train", train.condition_dropout)
+
+    def held_out(self) -> NoisyImages:
+        images = ImageSplit(PreparedImages.open(self.prepared, "held_out"), None)
+        return NoisyImages(images, self.training.seed, "held_out", 0.0)
+
+    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
+        return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+
+    def nets(self) -> dict[str, nn.Module]:
+        self._refuse_guidance()
+        net = build_net(self.config.model.net, self.pictures)
+        if (
+            torch.cuda.is_available()
+        ):  # on a CPU, group normalisation loses more by this than convolutions win
+            net.to(memory_format=torch.channels_last)
+        if self.training.torch_compile:
+            net.compile()
+        return {"model": net}
+
+    def _refuse_guidance(self) -> None:
+        samplers = (self.config.sampler, *self.config.evaluate.others)
+        if not self.pictures.classes and any(sampler.guidance != 1 for sampler in samplers):
+            raise UserError(
+                "guidance leads towards a class, and these pictures have no labels\nway out: sampler.guidance=1"
+            )
+
+    def count(self, turn: str, batch: Batch) -> int:
+        """Pixels, each channel for itself."""
+        return batch["image"].numel()
+
+    def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
+        errors_B, weights_B = self.errors(nets["model"], batch)
+        return Loss((weights_B * errors_B).sum(), {"squared_error": errors_B.detach().sum()})
+
+    def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
+        errors_B, weights_B = self.errors(nets["model"], batch)
+        count = self.count("model", batch)
+        weighted = (weights_B.double() * errors_B.double()).sum()
+        return {
+            "loss": Sum(float(weighted), count),
+            "squared_error": Sum(float(errors_B.double().sum()), count),
+        }
+
+    def errors(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each picture's squared error of the prediction, summed over pixels, and its weight; fp32 (B,) both."""
+        model = self.config.model
+        x_BCHW = to_unit(batch["image"]).contiguous()
+        timestep_B = timestep_of(model.schedule, batch["u"])
+        alpha_B, sigma_B = signal_and_noise(model.schedule, timestep_B)
+        x_t_BCHW = noisy(x_BCHW, batch["noise"], alpha_B, sigma_B)
+        said_BCHW = predict(net, x_t_BCHW, timestep_B, self.labels(batch))
+        wanted_BCHW = target(model.prediction, x_BCHW, batch["noise"], alpha_B, sigma_B)
+        errors_B = (said_BCHW - wanted_BCHW).square().flatten(1).sum(dim=1)
+        return errors_B, weight(model.prediction, alpha_B, sigma_B, self.training.min_snr_gamma)
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        """int64 (B,), the null label where a class is hidden or unknown; None for a net without classes."""
+        null = self.null_label
+        if null is None:
+            return None
+        unknown_B = batch["hidden"] | (batch["label"] < 0)
+        return torch.where(unknown_B, null, batch["label"])
+
+    @property
+    def null_label(self) -> int | None:
+        return self.pictures.null_label(self.config.model.net)
+
+    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
+        """A sheet of picture i of seeds[i] and class i modulo the classes, in `out/samples.png`."""
+        from recipes.diffusion.sampler import drawing, pipeline_of
+
+        classes = max(1, self.pictures.classes)
+        pipeline = pipeline_of(self.config, nets["model"], self.null_label, self.config.sampler)
+        labels = [place % classes for place in range(len(seeds))]
+        save_sheet(drawing(pipeline)(seeds, labels), out / "samples.png")
+        return {}

@@ -1,0 +1,40 @@
+"""The published directory: a diffusers pipeline with its own code, which loads without this repository."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recipes.diffusion.config import DiffusionConfig
+
+if TYPE_CHECKING:
+    from recipes.diffusion.sampler import Draw
+
+
+def write(config: DiffusionConfig, prepared: Path, trained: Path, out: Path) -> None:
+    """model_index.json, unet/ or transformer/, scheduler/, and pipeline.py for classes, guidance and seeds."""
+    from recipes.diffusion import pipeline as code
+    from recipes.diffusion.sampler import load_net, pipeline_of
+
+    net, pictures = load_net(config, trained)
+    pipeline = pipeline_of(config, net, pictures.null_label(config.model.net), config.sampler)
+    pipeline.save_pretrained(out)
+    shutil.copy(code.__file__, out / "pipeline.py")
+
+
+def load(directory: Path) -> "Draw":
+    """The directory's sampler, by diffusers alone: (seeds, labels) -> uint8 (B, H, W, C)."""
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(
+        directory, custom_pipeline=str(directory), trust_remote_code=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    classes = pipeline.config.null_label is not None
+
+    def draw(seeds: list[int], labels: list[int]) -> np.ndarray:
+        images = pipeline(seeds, labels if classes else None, output_type="np").images
+        return (images * 255).round().astype(np.uint8)
+
+    return draw

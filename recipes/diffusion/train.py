@@ -1,0 +1,103 @@
+"""Stage `train`: the net, and the fp32 shadow of it that pictures are drawn with."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.launch import check_launch, read_launch
+from pipeline.plan import Batches
+from pipeline.stage import Context
+from recipes.diffusion.config import DiffusionConfig
+from recipes.diffusion.nets import Pictures, check_net
+from recipes.diffusion.samplers import check_sampler
+
+if TYPE_CHECKING:
+    from pipeline.estimate import Size
+
+CLASSES = 10  # that an estimate reckons with, before pictures are prepared
+
+
+def check(config: DiffusionConfig) -> None:
+    """Raises UserError for sizes that do not fit each other, a launch file or a sampler that does not fit."""
+    from recipes.diffusion.diffusion import ZERO_STAGES
+
+    check_net(config.model.net, config.data.image_size)
+    check_weighting(config)
+    for where, sampler in samplers_of(config):
+        check_sampler(config.model, sampler, where)
+        if sampler.guidance != 1 and not config.train.condition_dropout:
+            raise UserError(
+                f"{where}.guidance = {sampler.guidance:g} needs a net that also learnt without classes\n"
+                "way out: train.condition_dropout=0.1, or guidance 1"
+            )
+    check_launch(config.run, config.train, ZERO_STAGES, config.train)
+
+
+def check_weighting(config: DiffusionConfig) -> None:
+    if config.model.prediction == "flow" and config.train.min_snr_gamma is not None:
+        raise UserError(
+            "train.min_snr_gamma weighs epsilon and v; a flow's velocity is weighed evenly over time\n"
+            "way out: leave min_snr_gamma out, or model.prediction=v"
+        )
+
+
+def samplers_of(config: DiffusionConfig) -> list[tuple[str, Any]]:
+    """(the config's key, settings) of every sampler."""
+    others = [(f"evaluate.others.{place}", sampler) for place, sampler in enumerate(config.evaluate.others)]
+    return [("sampler", config.sampler), *others]
+
+
+def estimate(config: DiffusionConfig) -> "Size":
+    """What training holds."""
+    import torch
+
+    from recipes.common.estimate import size_of
+    from recipes.diffusion.diffusion import Diffusion
+
+    size, channels = config.data.image_size, config.data.channels
+    recipe = Diffusion(config, Path(), Pictures(size, channels, CLASSES))
+    launch = read_launch(config.run)
+    micro = Batches.derive(config.train, launch.num_processes).micro
+    batch = {
+        "image": torch.zeros(micro, size, size, channels, dtype=torch.uint8),
+        "label": torch.zeros(micro, dtype=torch.int64),
+        "u": torch.zeros(micro),
+        "noise": torch.zeros(micro, channels, size, size),
+        "hidden": torch.zeros(micro, dtype=torch.bool),
+    }
+    return size_of(recipe, "model", batch, zero=launch.zero_stage is not None)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write model.safetensors, with an EMA model_ema.safetensors, and nets.json, which says how to build the net."""
+    from pipeline.engine import start_runtime, stop_runtime
+    from pipeline.files import write_json
+    from pipeline.fit import fit
+    from recipes.diffusion.diffusion import Diffusion
+
+    config: DiffusionConfig = context.config
+    runtime = start_runtime(config.run.threads)
+    trainer = fit(Diffusion(config, context.inputs["prepare"]), context, runtime)
+    for name, ema in (("model", False), ("model_ema", True))[: 2 if config.train.ema_decay else 1]:
+        weights = trainer.weights("model", ema=ema)
+        if runtime.is_main:
+            _save(weights, context.out / f"{name}.safetensors")
+    if runtime.is_main:
+        built = {"net": config.model.net.model_dump(), "pictures": asdict(trainer.recipe.pictures)}
+        write_json(context.out / "nets.json", built)
+    stop_runtime()
+    steps = config.train.max_steps
+    return {"steps": steps, "images": steps * config.train.train_batch_size}
+
+
+def _save(weights: dict[str, Any], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("train")
