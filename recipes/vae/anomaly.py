@@ -1,0 +1,126 @@
+"""Stage `anomaly`: is a class that training never saw told apart by the bound, or better by distance in pixels?"""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.results import Score
+from pipeline.stage import Context
+from recipes.vae.config import VaeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from recipes.common.dataset import PreparedImages
+
+
+def check(config: VaeConfig) -> None:
+    """Raises UserError where no class is left out of training, and for a model without a bound."""
+    if config.data.left_out_class is None:
+        raise UserError(
+            "anomaly needs a class that training never saw\n"
+            "way out: data.left_out_class=NAME, with another run.output_dir"
+        )
+    if config.model.kind == "vq":
+        raise UserError("anomaly scores by the bound, and a VQ-VAE has none\nway out: model.kind=vae")
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write evaluation.json: areas under the ROC curve, and that of the difference."""
+    from recipes.common.dataset import PreparedImages
+    from recipes.vae.bounds import marginal
+    from recipes.vae.nets import load_net
+    from recipes.vae.sampler import weight_files
+
+    config: VaeConfig = context.config
+    held_out = PreparedImages.open(context.inputs["prepare"], "held_out")
+    train = PreparedImages.open(context.inputs["prepare"], "train")
+    left_out = held_out.classes.index(config.data.left_out_class)
+    images, unseen = chosen(held_out, left_out, config.anomaly.pictures)
+    net = load_net(context.inputs["train"], next(iter(weight_files(config).values())))
+    seen = sorted(set(train.labels.tolist()))
+    found = {
+        "negative bound": -marginal(net, images, seen, config.train.seed).numpy(),
+        "distance to the nearest training picture": nearest_distances(images, train.images),
+    }
+    scores = _scores(found, unseen, config)
+    write_json(
+        context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": {}}
+    )
+    return {score.key: score.value for score in scores}
+
+
+def chosen(held_out: "PreparedImages", left_out: int, count: int) -> tuple["np.ndarray", "np.ndarray"]:
+    """The first held-out pictures of the left-out class and of the others, half of each, and which are unseen."""
+    import numpy as np
+
+    unseen = np.flatnonzero(held_out.labels == left_out)[: count // 2]
+    seen = np.flatnonzero(held_out.labels != left_out)[: count // 2]
+    rows = np.concatenate([unseen, seen])
+    return held_out.images[rows], np.arange(len(rows)) < len(unseen)
+
+
+def nearest_distances(images: "np.ndarray", train: "np.ndarray") -> "np.ndarray":
+    """Euclidean distance in pixels from each picture to the nearest of training, fp64 (N,)."""
+    import torch
+
+    wanted = torch.from_numpy(images.reshape(len(images), -1)).float()
+    best = torch.full((len(images),), float("inf"))
+    for first in range(0, len(train), 4000):
+        near = torch.from_numpy(train[first : first + 4000].reshape(-1, wanted.shape[1])).float()
+        best = torch.minimum(best, torch.cdist(wanted, near).min(dim=1).values)
+    return best.double().numpy()
+
+
+def _scores(found: dict[str, "np.ndarray"], unseen: "np.ndarray", config: VaeConfig) -> list[Score]:
+    resamples, seed = config.evaluate.resamples, config.train.seed
+    protocol = (
+        f"area under the ROC curve of {int(unseen.sum())} held-out pictures of {config.data.left_out_class}, left out "
+        f"of training, against {int((~unseen).sum())} of the other classes; 95% bootstrap interval over pictures"
+    )
+    scores = []
+    for name, values in found.items():
+        area, interval = auroc(values, unseen), _interval(values, None, unseen, resamples, seed)
+        scores.append(
+            Score("anomaly detection", name, area, interval, "AUROC", len(unseen), protocol, "higher")
+        )
+    own, baseline = found.values()
+    gain = auroc(own, unseen) - auroc(baseline, unseen)
+    low, high = _interval(own, baseline, unseen, resamples, seed)
+    wins = "the bound wins" if low > 0 else "pixel distance wins" if high < 0 else "neither wins"
+    paired = f"negative bound minus distance, on the same pictures: {wins}; 95% paired bootstrap interval"
+    name = "bound over pixel distance"
+    return [*scores, Score("anomaly gain", name, gain, (low, high), "AUROC", len(unseen), paired, "higher")]
+
+
+def auroc(values: "np.ndarray", unseen: "np.ndarray") -> float:
+    """The share of (unseen, seen) pairs in which the unseen one has the larger value; ties count half."""
+    import numpy as np
+
+    ordered = np.sort(values[~unseen])
+    below = np.searchsorted(ordered, values[unseen], side="left")
+    upto = np.searchsorted(ordered, values[unseen], side="right")
+    return float((below + upto).mean() / (2 * len(ordered)))
+
+
+def _interval(
+    values: "np.ndarray", others: "np.ndarray | None", unseen: "np.ndarray", resamples: int, seed: int
+) -> tuple[float, float]:
+    """Bootstrap over pictures, unseen and seen ones drawn apart; of the difference to `others` where they are given."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    places = [np.flatnonzero(unseen), np.flatnonzero(~unseen)]
+    areas = []
+    for _ in range(resamples):
+        drawn = np.concatenate([random.choice(place, len(place)) for place in places])
+        area = auroc(values[drawn], unseen[drawn])
+        areas.append(area - (auroc(others[drawn], unseen[drawn]) if others is not None else 0.0))
+    low, high = np.quantile(areas, (0.025, 0.975))
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("anomaly")

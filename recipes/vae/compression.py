@@ -1,0 +1,149 @@
+"""Stage `compression`: held-out pictures as bytes and back, without loss in a file and with loss along a curve."""
+
+import lzma
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.export import ROOT
+from pipeline.files import write_json
+from pipeline.results import Score
+from pipeline.stage import Context
+from recipes.vae.config import VaeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FILE, CURVE = "pictures.bits", "rate_distortion.json"
+FITTED = 2000  # training pictures that the lossy coder's tables are fitted to
+
+
+def check(config: VaeConfig) -> None:
+    """Raises UserError for a model of binary pixels and for one without a prior."""
+    if config.model.kind == "vq":
+        raise UserError("compression needs a prior, and a VQ-VAE has none\nway out: model.kind=vae")
+    if config.model.likelihood == "bernoulli":
+        raise UserError(
+            "compression codes 8-bit pixels, and bernoulli models binary ones\n"
+            "way out: model.likelihood=logistic_mixture"
+        )
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write pictures.bits, evaluation.json, rate_distortion.json and rate_distortion.png.
+
+    Raises:
+        RuntimeError: a fresh process reads other pictures from pictures.bits; nothing is published.
+    """
+    import numpy as np
+
+    from recipes.common.dataset import PreparedImages
+    from recipes.vae import codec, rate_distortion
+    from recipes.vae.chart import draw_curves
+    from recipes.vae.nets import load_net
+    from recipes.vae.sampler import weight_files
+
+    config: VaeConfig = context.config
+    held_out = PreparedImages.open(context.inputs["prepare"], "held_out")
+    images = np.array(held_out.images[: config.compression.pictures])
+    labels = held_out.labels[: len(images)]
+    weights = next(iter(weight_files(config).values()))
+    net = load_net(context.inputs["train"], weights)
+    context.terminal.write(f"compression: {len(images)} pictures to bits and back\n")
+    content = codec.encode(net, images, labels)
+    (context.out / FILE).write_bytes(content)
+    compare(decoded_afresh(context.inputs["train"], weights, context.out / FILE), images)
+    train = PreparedImages.open(context.inputs["prepare"], "train")
+    known = rate_distortion.fitted(net, train.images[:FITTED], train.labels[:FITTED])
+    points = rate_distortion.curve(net, known, images, labels, config.compression.steps)
+    points += rate_distortion.rivals(images)
+    (context.out / CURVE).write_text(rate_distortion.points_json(points))
+    draw_curves(points, context.out / "rate_distortion.png")
+    scores = lossless_scores(images, len(content), parameters=sum(p.numel() for p in net.parameters()))
+    scores += [_lossy_score(point, len(images)) for point in points if point.codec == "VAE"]
+    write_json(
+        context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": {}}
+    )
+    return {score.key: score.value for score in scores} | {"pictures_equal": len(images)}
+
+
+def decoded_afresh(trained: Path, weights: str, file: Path) -> "np.ndarray":
+    """The pictures in `file`, from a process that has never seen them.
+
+    Raises:
+        RuntimeError: it read none.
+    """
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "pictures.npy"
+        command = [sys.executable, "-m", "recipes.vae.decompress", str(trained), weights, str(file), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode:
+            raise RuntimeError(f"{file.name} could not be read back:\n{done.stderr[-2000:]}")
+        return np.load(out)
+
+
+def compare(decoded: "np.ndarray", images: "np.ndarray") -> None:
+    """Raises RuntimeError where a byte differs."""
+    import numpy as np
+
+    if not np.array_equal(decoded, images):
+        raise RuntimeError(f"{FILE} holds other pictures than those that were coded")
+
+
+def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Score]:
+    """Bytes a picture of the model's file, beside PNG and WebP a picture each, and one xz over all."""
+    count = len(images)
+    own = (
+        "bits back with an entropy coder; one file with its header, read back bit for bit by a fresh process; "
+        f"the model's {parameters:,} parameters are not counted"
+    )
+    sizes = {
+        "VAE, bits back": (size, own),
+        "PNG": (sum(_sizes(images, "PNG", optimize=True)), "a file a picture, Pillow's optimize=True"),
+        "WebP lossless": (
+            sum(_sizes(images, "WEBP", lossless=True, quality=100, method=6)),
+            "a file a picture, method 6",
+        ),
+        "xz": (
+            len(lzma.compress(images.tobytes(), preset=9 | lzma.PRESET_EXTREME)),
+            "xz -9e over all pixels",
+        ),
+        "raw": (images.size, "a byte a pixel and channel"),
+    }
+    return [
+        Score("bytes a picture, lossless", name, total / count, None, "bytes", count, protocol, "lower")
+        for name, (total, protocol) in sizes.items()
+    ]
+
+
+def _sizes(images: "np.ndarray", kind: str, **options: Any) -> list[int]:
+    import io
+
+    from PIL import Image
+
+    found = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, kind, **options)
+        found.append(len(buffer.getvalue()))
+    return found
+
+
+def _lossy_score(point: Any, count: int) -> Score:
+    protocol = (
+        f"latents rounded to {point.setting} prior standard deviations, {point.bytes_a_picture:.1f} coded bytes a "
+        f"picture; JPEG and WebP at like rates are in {CURVE}"
+    )
+    model = f"VAE, {point.bytes_a_picture:.0f} bytes a picture"
+    return Score("reconstruction, lossy", model, point.decibels, None, "dB", count, protocol, "higher")
+
+
+if __name__ == "__main__":
+    from pipeline.stage import main
+
+    main("compression")
