@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,8 @@ from pipeline.data.sources import is_held_out
 from pipeline.errors import UserError
 from recipes.common import fashion_mnist, prepare
 from recipes.common.dataset import PreparedImages
-from recipes.common.ledger import PictureLedger
+from recipes.common.ledger import PictureLedger, Record
+from recipes.common.readers import Row
 from tests.helpers import ROOT
 
 SPLITS = ("train", "held_out")
@@ -121,19 +123,32 @@ def test_a_ledger_that_does_not_balance_is_our_mistake():
         PictureLedger("train", pictures_in=9, kept=8).as_json()
 
 
-def test_the_fingerprint_follows_keys_labels_and_contents_and_nothing_else(run_prepare, folder):
-    first, second = (run_prepare(path=folder)[0]["fingerprint"] for _ in range(2))
-    assert first == second
-    found = {first}
-    content = (folder / "a" / "003.png").read_bytes()
-    (folder / "a" / "003.png").write_bytes(content + b"\0")  # behind the end of the picture
-    found.add(run_prepare(path=folder)[0]["fingerprint"])
-    (folder / "a" / "003.png").write_bytes(content)
-    (folder / "a" / "003.png").rename(folder / "b" / "003.png")
-    found.add(run_prepare(path=folder)[0]["fingerprint"])
-    (folder / "b" / "003.png").rename(folder / "a" / "3.png")
-    found.add(run_prepare(path=folder)[0]["fingerprint"])
-    assert len(found) == 4
+def test_the_fingerprint_follows_key_label_and_content():
+    row = Row("a/1.png", "/somewhere/a/1.png", None, 0, False)
+    given = [
+        (row, b"x"),
+        (replace(row, key="a/2.png"), b"x"),
+        (replace(row, label=1), b"x"),
+        (row, b"y"),
+        (row, np.zeros(1, np.uint8)),
+        (replace(row, file="/elsewhere/a/1.png"), b"x"),
+    ]
+    found = [fingerprint([pair]) for pair in given]
+    assert len(set(found)) == 5 and found[0] == found[-1]
+    assert fingerprint(given[:2]) != fingerprint(given[1::-1])
+
+
+def fingerprint(pairs):
+    record = Record()
+    for pair in pairs:
+        record.see(*pair)
+    return record.fingerprint
+
+
+def test_the_same_pictures_have_the_same_fingerprint_wherever_they_lie(run_prepare, folder):
+    first = run_prepare(path=folder)[0]["fingerprint"]
+    folder.rename(folder.with_name("moved"))
+    assert run_prepare(path=folder.with_name("moved"))[0]["fingerprint"] == first
 
 
 def test_pictures_without_labels_have_none(run_prepare, folder):

@@ -7,6 +7,7 @@ from pyarrow import parquet
 
 from pipeline.data.sources import BadRow
 from pipeline.errors import UserError
+from recipes.common import tables
 from recipes.common.readers import NO_LABEL, open_source
 
 
@@ -43,8 +44,9 @@ def from_table(settings):
     ids=["bytes", "struct"],
 )
 def test_any_rows_of_a_table_are_read_under_their_own_numbers(
-    write_table, from_table, picture, encode, shape
+    write_table, from_table, picture, encode, shape, monkeypatch
 ):
+    monkeypatch.setattr(tables, "BATCH", 2)  # cuts groups of three
     source = from_table(write_table([0, 1] * 10, shape=shape))
     for numbers in (range(20), [0], [19], [2, 3, 4, 17], [5, 11]):
         wanted = [source.rows[number] for number in numbers]
