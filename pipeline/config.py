@@ -1,6 +1,7 @@
 """YAML recipe + `section.key=value` overrides -> one frozen, validated config, and the part of it that is identity."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ class Section(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Schema = type[Section] | Callable[[dict[str, Any]], type[Section]]
 
 
 def what(default: Any, description: str, **limits: Any) -> Any:
@@ -114,8 +118,10 @@ class Training(Loop, Optimizer):
     """A training stage with one net: the loop and that net's optimizer."""
 
 
-def load(schema: type[Section], path: Path, overrides: list[str]) -> Any:
+def load(schema: Schema, path: Path, overrides: list[str]) -> Any:
     """Read the YAML at `path`, apply `section.key=value` overrides and validate against `schema`.
+
+    schema: or the function that chooses it by the settings, where they are of more than one kind.
 
     Raises:
         UserError: the file is missing or no YAML mapping; an override has no `=`; a key is unknown (the
@@ -124,6 +130,7 @@ def load(schema: type[Section], path: Path, overrides: list[str]) -> Any:
     text, tree = read_yaml(path)
     for override in overrides:
         _apply(tree, override)
+    schema = schema if isinstance(schema, type) else schema(tree)
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
