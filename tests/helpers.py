@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Training, load
 from pipeline.recipe import Batch, Clock, Loss, Sum
-from recipes.gan.config import GanConfig
+from recipes.gan.config import RingConfig
 from recipes.gan.gan import Gan
 
 ROOT = Path(__file__).parent.parent
@@ -185,8 +185,8 @@ def _weighted(logits_BTV: Tensor, batch: Batch) -> Tensor:
 RING = ROOT / "recipes" / "gan" / "ring.yaml"
 
 
-def gan_config(*overrides: str) -> GanConfig:
-    return load(GanConfig, RING, list(overrides))
+def gan_config(*overrides: str) -> RingConfig:
+    return load(RingConfig, RING, list(overrides))
 
 
 def small_gan(processes: int = 1, accumulation: int = 2) -> Gan:

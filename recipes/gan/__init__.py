@@ -1,18 +1,26 @@
 """The GAN family: which stages a recipe has, what decides each one's output, and what it is made from."""
 
-from pipeline.config import identity
 from pipeline.stage import Stage
-from recipes.gan.config import GanConfig
+from recipes.common.stages import image_stages, of
+from recipes.gan.config import GanConfig, RingConfig, schema_of
 
-CONFIG = GanConfig
+CONFIG = schema_of
 
 
 def stages(config: GanConfig) -> tuple[Stage, ...]:
     """Training on every process, then scores, samples and a page on one."""
-    learned = {name: identity(getattr(config, name)) for name in ("data", "model", "train")}
+    if isinstance(config, RingConfig):
+        return ring_stages(config)
+    counted = of(config, "modes")
+    modes = [Stage("modes", "recipes.gan.modes", counted, ("prepare", "train"))] if counted else []
+    return image_stages(config, *modes)
+
+
+def ring_stages(config: RingConfig) -> tuple[Stage, ...]:
+    learned = of(config, "data", "model", "train")
     return (
         Stage("train", "recipes.gan.train", learned, launched=True),
-        Stage("evaluate", "recipes.gan.evaluate", {"evaluate": identity(config.evaluate)}, ("train",)),
-        Stage("sample", "recipes.gan.sample", {"sample": identity(config.sample)}, ("train",)),
+        Stage("evaluate", "recipes.gan.ring_scores", of(config, "evaluate"), ("train",)),
+        Stage("sample", "recipes.gan.ring_sample", of(config, "sample"), ("train",)),
         Stage("report", "pipeline.report", {}, ("train", "evaluate", "sample")),
     )

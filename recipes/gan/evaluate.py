@@ -1,76 +1,31 @@
-"""Stage `evaluate`: do the generated points cover every mode, lie on them, and share them out evenly?"""
+"""Stage `evaluate`: how like real pictures the generated ones are, and how much of their variety they have."""
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.files import write_json
-from pipeline.results import Score
 from pipeline.stage import Context
-from recipes.gan.config import GanConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.recipe import Batch
+from recipes.gan.config import ImageConfig
 
 
-def check(config: GanConfig) -> None:
+def check(config: ImageConfig) -> None:
     """Nothing here can be refused beyond the schema."""
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write evaluation.json; the metrics are those of the generator that is also sampled."""
-    from recipes.gan.generator import load_generators
-    from recipes.gan.ring import figures, summary
+    """Write evaluation.json; the metrics are its scores by name."""
+    from recipes.common.scoring import image_scores
+    from recipes.gan.sampler import load_samplers
 
-    config: GanConfig = context.config
-    batch = _batch(config)
-    found = {
-        f"generator, {name}": _points(generator, batch["latent"])
-        for name, generator in load_generators(config, context.inputs["train"]).items()
-    }
-    found["the ring itself"] = batch["point"]
-    scored = {name: summary(figures(points, config.data), config.data) for name, points in found.items()}
-    scores = [score for name, one in scored.items() for score in _scores(name, one, config.data.modes)]
-    write_json(context.out / "evaluation.json", {"scores": scores})
-    return next(iter(scored.values()))
+    config: ImageConfig = context.config
+    prepared, trained = context.inputs["prepare"], context.inputs["train"]
+    samplers = load_samplers(config, prepared, trained)
+    features = context.inputs.get("features")
+    scores, missing = image_scores(samplers, prepared, features, config.evaluate, context.terminal.write)
+    write_json(
+        context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": missing}
+    )
+    return {score.key: score.value for score in scores}
 
-
-def _batch(config: GanConfig) -> "Batch":
-    from recipes.gan.gan import Gan
-
-    recipe = Gan(config)
-    held_out = recipe.held_out()
-    return recipe.collate([held_out.item(index) for index in range(held_out.length)])
-
-
-def _points(generator: Any, latents: "Tensor") -> "Tensor":
-    import torch
-
-    with torch.no_grad():
-        return generator(latents)
-
-
-def _scores(name: str, one: dict[str, float], modes: int) -> list[dict[str, Any]]:
-    """The scores of one generator, as plain JSON data."""
-    share, count = one["high_quality"], int(one["samples"])
-    margin = 1.96 * math.sqrt(share * (1 - share) / count)
-    rows = [
-        ("modes covered", one["modes_covered"], None, f"of {modes}", "higher"),
-        ("high-quality samples", share, (share - margin, share + margin), "share", "higher"),
-        ("divergence of the mode histogram", one["mode_kl"], None, "nats", "lower"),
-    ]
-    return [
-        Score(title, name, value, interval, unit, count, PROTOCOL[title], better).as_json()
-        for title, value, interval, unit, better in rows
-    ]
-
-
-PROTOCOL = {
-    "modes covered": "modes with 1/4 of their fair share of the samples within 3 standard deviations of the centre",
-    "high-quality samples": "within 3 standard deviations of a centre; 95% normal interval over samples",
-    "divergence of the mode histogram": "KL of the histogram of nearest modes from the uniform one",
-}
 
 if __name__ == "__main__":
     from pipeline.stage import main

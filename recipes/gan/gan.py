@@ -1,87 +1,97 @@
 """The GAN as a recipe: two turns, the critic's and the generator's, over the same samples.
 
-The loss compares a real with a generated point (relativistic pairing, arXiv:1807.00734), which leaves no reward for
-dropping modes, and holds the critic's slope down at both kinds of points (arXiv:2501.05441). The slope is measured as
-a finite difference (arXiv:2501.08316), so no gradient is differentiated twice and any engine can take the backward.
-Shapes: B samples, 2 coordinates.
+The critic's slope is held down at both kinds of samples (R1 and R2, arXiv:2501.05441). What is imitated, and by which
+nets, is the subject's (subject.py). Shapes: B samples.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Clock, Loss, Sum
+from pipeline.recipe import Batch, Clock, Loss, Split, Sum
 from recipes.gan.config import GanConfig
-from recipes.gan.model import build_critic, build_generator
-from recipes.gan.ring import RingSamples, figures, latent_of
+from recipes.gan.losses import critic_loss, generator_loss, squared_slope
+from recipes.gan.subject import subject_of
 
 ZERO_STAGES = (1, 2)
-CHUNK = 64  # samples drawn at a time: a matrix product's rounding depends on how many rows it has
 
 
 class Gan:
-    """Implements pipeline.recipe.Recipe."""
+    """Implements pipeline.recipe.Recipe. prepared: the pictures; the ring needs none."""
 
     turns = ("critic", "generator")
     ema = ("generator",)
     zero_stages = ZERO_STAGES
     flops_per_sample = 0.0
-    unit = "samples"
     units_per_sample = 1
 
-    def __init__(self, config: GanConfig):
+    def __init__(self, config: GanConfig, prepared: Path | None = None):
         self.config, self.training = config, config.train
         self.optimizers = {"critic": config.train.critic, "generator": config.train.generator}
+        self.subject = subject_of(config, prepared)
+        self.unit = self.subject.unit
 
-    def data(self) -> RingSamples:
-        return RingSamples(self.config.data, self.config.model.latent_size, self.training.seed, "train")
+    def data(self) -> Split:
+        return self.subject.data()
 
-    def held_out(self) -> RingSamples:
-        size, samples = self.config.model.latent_size, self.config.evaluate.samples
-        return RingSamples(self.config.data, size, self.training.seed, "held_out", samples)
+    def held_out(self) -> Split:
+        return self.subject.held_out()
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
         return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
 
     def nets(self) -> dict[str, nn.Module]:
-        return {"critic": build_critic(self.config.model), "generator": build_generator(self.config.model)}
+        return self.subject.nets()
 
     def count(self, turn: str, batch: Batch) -> int:
-        return len(batch["point"])
+        return len(batch["latent"])
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
-        fake = nets["generator"](batch["latent"])
-        points = torch.cat([batch["point"], fake])
-        if turn == "generator":
-            real_score, fake_score = _scores(nets["critic"], points).chunk(2)
-            return Loss(F.softplus(real_score - fake_score).sum())
-        nudge = self.training.penalty_std * batch["nudge"].repeat(2, 1)
-        scores, nudged = _scores(nets["critic"], torch.cat([points, points + nudge])).chunk(2)
-        real_score, fake_score = scores.chunk(2)
-        adversarial = F.softplus(fake_score - real_score).sum()
-        slope = ((nudged - scores) / self.training.penalty_std).square().sum()
-        parts = {"adversarial": adversarial.detach(), "slope": slope.detach()}
-        return Loss(adversarial + self.training.penalty / 2 * slope, parts)
+        fake = nets["generator"](batch["latent"], batch.get("label"))
+        fake = self.subject.on_the_way(fake, batch, real=False)
+        real = self.subject.on_the_way(self.subject.real(batch), batch, real=True)
+        if turn == "critic":
+            return self._critics_loss(nets["critic"], real, fake, batch, clock)
+        with torch.no_grad():  # the generator has no hand in it
+            real_score = nets["critic"](real, batch.get("label"))
+        fake_score = nets["critic"](fake, batch.get("label"))
+        return Loss(generator_loss(self.training.adversarial, real_score, fake_score).sum())
+
+    def _critics_loss(
+        self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch, clock: Clock
+    ) -> Loss:
+        """One forward over everything that is scored: DDP and ZeRO want one a backward."""
+        samples, label = torch.cat([real, fake]), batch.get("label")
+        due = clock.step % self.training.penalty_steps == 0
+        if due:
+            nudge = self.training.penalty_std * batch["nudge"]
+            samples = torch.cat([samples, real + nudge, fake + nudge])
+        labels = None if label is None else label.repeat(len(samples) // len(label))
+        scores = critic(samples, labels).split(len(real))
+        adversarial = critic_loss(self.training.adversarial, *scores[:2]).sum()
+        # Of scores only differences are told: the relativistic game leaves their common level free to wander.
+        parts = {"adversarial": adversarial, "margin": (scores[0] - scores[1]).sum()}
+        total = adversarial
+        if due:
+            penalty, slopes = self._penalty(scores)
+            parts, total = parts | slopes, total + penalty
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def _penalty(self, scores: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 and R2, weighted; measured every k-th step, k times as much (arXiv:1912.04958, Section 3.1)."""
+        real, fake, nudged_real, nudged_fake = scores
+        std, every = self.training.penalty_std, self.training.penalty_steps
+        slopes = {
+            "slope_real": squared_slope(real, nudged_real, std).sum(),
+            "slope_fake": squared_slope(fake, nudged_fake, std).sum(),
+        }
+        weighted = self.training.r1 * slopes["slope_real"] + self.training.r2 * slopes["slope_fake"]
+        return every / 2 * weighted, slopes
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
-        return figures(nets["generator"](batch["latent"]), self.config.data)
+        return self.subject.evaluate(nets, batch)
 
-    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> None:
-        """One point a seed, in `out/points.npy`, (B, 2)."""
-        np.save(out / "points.npy", self.points(nets["generator"], seeds).numpy())
-
-    @torch.no_grad()
-    def points(self, generator: nn.Module, seeds: list[int]) -> Tensor:
-        """Point i (B, 2) of seeds[i]: the same bits whatever the other seeds are."""
-        latents = torch.zeros(len(seeds) + -len(seeds) % CHUNK, self.config.model.latent_size)
-        for row, seed in enumerate(seeds):
-            latents[row] = torch.from_numpy(latent_of(seed, self.config.model.latent_size))
-        return torch.cat([generator(chunk) for chunk in latents.split(CHUNK)])[: len(seeds)]
-
-
-def _scores(critic: nn.Module, points: Tensor) -> Tensor:
-    """(B, 2) -> (B,)."""
-    return critic(points).squeeze(1)
+    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
+        return self.subject.sample(nets, seeds, out)

@@ -5,18 +5,67 @@ Shapes: B points, 2 coordinates, K modes.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.recipe import Sum, derived_seed
-from recipes.gan.config import Ring
+from pipeline.recipe import Batch, Sum, derived_seed
+from recipes.gan.config import Ring, RingConfig
+from recipes.gan.model import build_critic, build_generator
 
 # A point this near to a centre is of high quality and counts for its mode: 1 - exp(-4.5) = 0.9889 of the ring itself.
 HIGH_QUALITY_STDS = 3
 # A mode is covered by this part of the samples that it would have if every mode had the same number.
 FAIR_SHARE = 1 / 4
+CHUNK = 64  # samples drawn at a time: a matrix product's rounding depends on how many rows it has
+
+
+class RingSubject:
+    """Implements recipes.gan.subject.Subject: points on the plane, without classes."""
+
+    unit = "samples"
+
+    def __init__(self, config: RingConfig):
+        self.ring, self.model, self.seed = config.data, config.model, config.train.seed
+        self.held_out_samples = config.evaluate.samples
+
+    def data(self) -> "RingSamples":
+        return RingSamples(self.ring, self.model.latent_size, self.seed, "train")
+
+    def held_out(self) -> "RingSamples":
+        return RingSamples(self.ring, self.model.latent_size, self.seed, "held_out", self.held_out_samples)
+
+    def blank(self, count: int) -> Batch:
+        sizes = {"point": 2, "nudge": 2, "latent": self.model.latent_size}
+        return {name: torch.zeros(count, size) for name, size in sizes.items()}
+
+    def nets(self) -> dict[str, nn.Module]:
+        return {"critic": build_critic(self.model), "generator": build_generator(self.model)}
+
+    def real(self, batch: Batch) -> Tensor:
+        return batch["point"]
+
+    def on_the_way(self, samples: Tensor, batch: Batch, real: bool) -> Tensor:
+        return samples
+
+    def evaluate(self, nets: dict[str, nn.Module], batch: Batch) -> dict[str, Sum]:
+        return figures(nets["generator"](batch["latent"]), self.ring)
+
+    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
+        """One point a seed, in `out/points.npy`, (B, 2)."""
+        np.save(out / "points.npy", self.points(nets["generator"], seeds).cpu().numpy())
+        return {}
+
+    @torch.no_grad()
+    def points(self, generator: nn.Module, seeds: list[int]) -> Tensor:
+        """Point i (B, 2) of seeds[i]: the same bits whatever the other seeds are."""
+        latents = torch.zeros(len(seeds) + -len(seeds) % CHUNK, self.model.latent_size)
+        for row, seed in enumerate(seeds):
+            latents[row] = torch.from_numpy(latent_of(seed, self.model.latent_size))
+        latents = latents.to(next(generator.parameters()).device)
+        return torch.cat([generator(chunk) for chunk in latents.split(CHUNK)])[: len(seeds)]
 
 
 def centres(ring: Ring) -> np.ndarray:

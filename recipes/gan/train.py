@@ -1,71 +1,76 @@
-"""Stage `train`: both nets, and the fp32 shadow of the generator that is scored and sampled."""
+"""Stage `train`: both nets, and the fp32 shadow of the generator that is scored, sampled and exported."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.files import write_json
 from pipeline.launch import check_launch, read_launch
 from pipeline.plan import Batches
 from pipeline.stage import Context
-from recipes.gan.config import GanConfig
+from recipes.gan.config import GanConfig, ImageConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pipeline.estimate import Size
 
 
 def check(config: GanConfig) -> None:
-    """Raises UserError for batches that do not divide and for a launch file that does not fit."""
+    """Raises UserError for batches that do not divide, a launch file that does not fit, pictures of a bad size."""
     from recipes.gan.gan import ZERO_STAGES
 
+    if isinstance(config, ImageConfig):
+        check_pictures(config)
     check_launch(config.run, config.train, ZERO_STAGES, config.train.critic, config.train.generator)
 
 
-def estimate(config: GanConfig) -> "Size":
-    """What both nets hold; their arithmetic is too small to plan for."""
-    import torch
+def check_pictures(config: ImageConfig) -> None:
+    """Raises UserError for a size that does not halve down to 4 to 8 pixels, and for modes of anything but digits."""
+    from pipeline.errors import UserError
+    from recipes.gan.sizes import sizes
 
-    from pipeline.activations import kept_bytes
-    from pipeline.estimate import Size, moment_bytes
-    from pipeline.optimizer import parameter_groups
-    from pipeline.recipe import Clock
+    size = config.data.image_size
+    if size not in sizes():
+        near = min(sizes(), key=lambda other: abs(other - size))
+        raise UserError(
+            f"data.image_size = {size}: the nets halve a side until it is 4 to 8 pixels, from 64 at most\n"
+            f"nearest: {near}; all: {', '.join(map(str, sizes()))}"
+        )
+    if config.modes and config.data.source != "stacked_digits":
+        raise UserError(
+            f"modes: counted on stacked_digits alone, and data.source is {config.data.source}\n"
+            "way out: leave the section out"
+        )
+
+
+def estimate(config: GanConfig) -> "Size":
+    """What both nets hold; the critic's turn keeps the most."""
+    from recipes.common.estimate import size_of
     from recipes.gan.gan import Gan
 
+    launch = read_launch(config.run)
+    micro = Batches.derive(config.train, launch.num_processes).micro
     recipe = Gan(config)
-    micro = Batches.derive(config.train, read_launch(config.run).num_processes).micro
-    with torch.device("meta"):
-        nets = recipe.nets()
-    parameters = sum(parameter.numel() for net in nets.values() for parameter in net.parameters())
-    moments = sum(
-        moment_bytes(parameter_groups(nets[turn], recipe.optimizers[turn])) for turn in recipe.turns
-    )
-
-    def critics_turn() -> "Tensor":
-        sizes = {"point": 2, "nudge": 2, "latent": config.model.latent_size}
-        batch = {name: torch.zeros(micro, size) for name, size in sizes.items()}
-        return recipe.loss("critic", nets, batch, Clock(0, 0)).total
-
-    activations = kept_bytes(nets.values(), critics_turn, torch.float32, autocast=False)
-    return Size(parameters, parameters, moments, 0.0, activations)
+    return size_of(recipe, "critic", recipe.subject.blank(micro), zero=bool(launch.zero_stage))
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write critic.safetensors, generator.safetensors and, with an EMA, generator_ema.safetensors."""
+    """Write critic.safetensors, generator.safetensors and, with an EMA, generator_ema.safetensors.
+
+    Pictures: nets.json beside them, all that builds the nets again.
+    """
     from pipeline.engine import start_runtime, stop_runtime
     from pipeline.fit import fit
     from recipes.gan.gan import Gan
 
     config: GanConfig = context.config
     runtime = start_runtime(config.run.threads)
-    trainer = fit(Gan(config), context, runtime)
-    for net in trainer.recipe.turns:
-        weights = trainer.weights(net)
+    trainer = fit(Gan(config, context.inputs.get("prepare")), context, runtime)
+    names = [(net, False) for net in trainer.recipe.turns]
+    for net, ema in [*names, *([("generator", True)] if config.train.ema_decay else [])]:
+        weights = trainer.weights(net, ema)
         if runtime.is_main:
-            _save(weights, context.out / f"{net}.safetensors")
-    if config.train.ema_decay:
-        weights = trainer.weights("generator", ema=True)
-        if runtime.is_main:
-            _save(weights, context.out / "generator_ema.safetensors")
+            _save(weights, context.out / f"{net}{'_ema' if ema else ''}.safetensors")
+    if runtime.is_main and isinstance(config, ImageConfig):
+        write_json(context.out / "nets.json", trainer.recipe.subject.described())
     stop_runtime()
     return {
         "steps": config.train.max_steps,
@@ -76,7 +81,7 @@ def run(context: Context) -> dict[str, Any]:
 def _save(weights: dict[str, Any], path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(weights, path)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ def test_sample_i_is_sample_i_whatever_the_others_are():
     recipe = small_gan()
     torch.manual_seed(0)
     generator = recipe.nets()["generator"]
-    together = recipe.points(generator, list(range(100)))
-    assert torch.equal(recipe.points(generator, [70]), together[70:71])
-    assert torch.equal(recipe.points(generator, [99, 3, 70]), together[[99, 3, 70]])
+    together = recipe.subject.points(generator, list(range(100)))
+    assert torch.equal(recipe.subject.points(generator, [70]), together[70:71])
+    assert torch.equal(recipe.subject.points(generator, [99, 3, 70]), together[[99, 3, 70]])
     assert len(together.unique(dim=0)) == 100
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import Context
-from recipes.gan.config import GanConfig, Ring
+from recipes.gan.config import Ring, RingConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +13,7 @@ MARGIN = 1.25  # half a side of the plot over the ring's radius
 INK, CENTRE, PAPER = (38, 84, 160), (214, 96, 40), (255, 255, 255)
 
 
-def check(config: GanConfig) -> None:
+def check(config: RingConfig) -> None:
     """Nothing here can be refused beyond the schema."""
 
 
@@ -22,9 +22,9 @@ def run(context: Context) -> dict[str, Any]:
     import numpy as np
 
     from recipes.gan.gan import Gan
-    from recipes.gan.generator import load_generators
+    from recipes.gan.ring_generators import load_generators
 
-    config: GanConfig = context.config
+    config: RingConfig = context.config
     generator = next(iter(load_generators(config, context.inputs["train"]).values()))
     seeds = list(range(config.sample.seed, config.sample.seed + config.sample.samples))
     Gan(config).sample({"generator": generator}, seeds, context.out)
