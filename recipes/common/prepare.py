@@ -1,7 +1,7 @@
 """Stage `prepare`: the pictures of any source to memory-mapped arrays of one size, and a ledger of every picture.
 
 Pictures lie in the order of a hash of their keys, not in the source's: any first n of them are then a fair draw, where
-a folder sorted by class would give one class. Nothing is held in memory but the list of rows.
+a folder sorted by class would give one class. Of a folder or a table, only the list of rows is held in memory.
 """
 
 import hashlib

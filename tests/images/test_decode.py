@@ -126,6 +126,12 @@ def frames(kind):
     return saved(first, kind, save_all=True, append_images=[second])
 
 
+def test_the_first_of_a_cameras_two_pictures_is_the_picture(read):
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    pixels, notes = read(saved(first, "mpo", save_all=True, append_images=[second]))
+    assert (pixels[..., 0] > 250).all() and (pixels[..., 2] < 5).all() and notes == {"first_of_several": 1}
+
+
 WIDE_GREY = png(16, 0, (b"\0" + b"\1\2" * 8) * 8)
 WIDE_COLOUR = png(16, 2, (b"\0" + b"\1\2" * 24) * 8)
 REFUSED = {

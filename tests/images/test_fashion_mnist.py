@@ -89,6 +89,22 @@ def test_an_installed_package_is_used_where_it_lies(fashion_files, machine, monk
     assert fashion_mnist.find(None) == fashion_files[0]
 
 
+def test_what_another_run_has_unpacked_meanwhile_is_left_alone(machine, monkeypatch):
+    machine(lists=True)
+    download = fashion_mnist._package
+
+    def while_another_run_is_faster(scratch):
+        monkeypatch.setattr(fashion_mnist, "_package", download)
+        fashion_mnist.download()
+        return download(scratch)
+
+    monkeypatch.setattr(fashion_mnist, "_package", while_another_run_is_faster)
+    removed = []
+    monkeypatch.setattr(fashion_mnist.shutil, "rmtree", lambda place, **_: removed.append(place))
+    assert fashion_mnist.download() == fashion_mnist.find(None)
+    assert removed.count(fashion_mnist.cached()) == 1  # by the faster one, before there was anything
+
+
 def test_half_a_cache_is_replaced(machine):
     machine(lists=True)
     fashion_mnist.cached().mkdir(parents=True)
@@ -137,6 +153,11 @@ def too_few_bytes(path, write_idx):
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
 
 
+def other_numbers(path, write_idx):
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:2] + b"\x09" + content[3:]))  # signed bytes
+
+
 def other_dimensions(path, write_idx):
     write_idx(path, np.zeros((30, 784), np.uint8))
 
@@ -155,6 +176,7 @@ def fewer_than_labels(path, write_idx):
         (no_gzip, "cannot be read"),
         (cut_off, "cannot be read"),
         (too_few_bytes, "is no idx file of 3 dimensions, or is cut off"),
+        (other_numbers, "is no idx file of 3 dimensions"),
         (other_dimensions, "is no idx file of 3 dimensions"),
         (other_sides, "holds 30 x 27 x 28 pixels beside 30 labels\nexpected: N x 28 x 28"),
         (fewer_than_labels, "holds 29 x 28 x 28 pixels beside 30 labels"),
