@@ -22,7 +22,11 @@ BINARY = "bernoulli models binary pixels: its bits are not comparable with those
 
 
 def check(config: VaeConfig) -> None:
-    """Nothing here can be refused beyond the schema."""
+    """Raises UserError for a network of features that will not be there."""
+    from recipes.common.scoring import check_scores
+
+    if config.model.kind == "vae":
+        check_scores(config.evaluate, config.features)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -49,8 +53,14 @@ def _pictures(config: VaeConfig, context: Context) -> tuple[list[Score], dict[st
 
     inputs = context.inputs
     samplers = load_samplers(config, inputs["prepare"], inputs["train"])
-    features = inputs.get("features")
-    return image_scores(samplers, inputs["prepare"], features, config.evaluate, context.terminal.write)
+    features = inputs["features"] if config.features else None
+    return image_scores(
+        samplers,
+        inputs["prepare"],
+        features,
+        config.evaluate,
+        lambda line: context.terminal.write(f"evaluate: {line}\n"),
+    )
 
 
 def _likelihood(

@@ -114,7 +114,7 @@ class LogisticMixture:
     @property
     def start(self) -> list[float]:
         """Equal weights, and means spread over the range: equal means would stay equal for long."""
-        means = torch.linspace(-1, 1, self.mixtures).tolist() if self.mixtures > 1 else [0.0]
+        means = [2 * (place + 0.5) / self.mixtures - 1 for place in range(self.mixtures)]
         return [0.0] * self.mixtures + means + [-2.0] * self.mixtures
 
     def log_prob(self, numbers_BPCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
