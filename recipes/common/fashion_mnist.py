@@ -25,6 +25,7 @@ PREFIXES = {"train": "train", "held_out": "t10k"}  # split -> how its files' nam
 IMAGES, LABELS = "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"
 
 PACKAGE, VERSION = "dataset-fashion-mnist", "0.0~git20200523.55506a9-1"
+MEGABYTES = 31
 DEB_SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
 PLACE = Path("usr/share/datasets/fashion-mnist")  # within the package
 INSTALLED = Path("/") / PLACE

