@@ -35,7 +35,9 @@ class Images(Section):
     held_out: float = what(
         0.1, "share of pictures held out, by a hash of the key; fashion_mnist has its own", gt=0, lt=1
     )
-    max_images: int | None = what(None, "pictures of each split at most", ge=1)
+    max_images: int | None = what(
+        None, "pictures of each split at most; stacked_digits: of both together, 20,000 by default", ge=1
+    )
     left_out_class: str | None = what(None, "a class that is kept out of training, and stays held out")
     licence: str | None = what(None, "SPDX identifier of the pictures; known for the sources with a name")
 
@@ -72,6 +74,9 @@ class Utility(Section):
     samples: int | None = what(None, "synthetic pictures; none: as many as real ones", ge=1)
     real: int | None = what(None, "real pictures that are trained on; none: all", ge=1)
     max_steps: int = what(600, "optimizer steps of each classifier", ge=1)
+    flip: bool = what(
+        False, "augmentation mirrors pictures too; false where left and right differ in meaning"
+    )
     per_device_batch: int = how(128, "pictures a forward while drawing", ge=1)
 
 
