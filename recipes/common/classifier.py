@@ -18,6 +18,7 @@ from recipes.common.noise import uniform
 
 ZERO_STAGES = (1, 2)
 LAST_SIDE = 8  # strided layers halve a picture until its side is at most this
+CHUNK = 500  # pictures a forward, outside of training
 SHIFT = 1 / 12  # of a side: how far augmentation moves a picture, in each direction; at least one pixel
 
 
@@ -67,6 +68,14 @@ class ConvolutionalNet(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> logits (B, K)."""
         return self.classes(self.features(x_BCHW))
+
+
+@torch.inference_mode()
+def classes_of(net: nn.Module, pictures: np.ndarray) -> np.ndarray:
+    """The likeliest class of each picture uint8 (N, H, W, C), int64 (N,), in the precision of the net's weights."""
+    device = next(net.parameters()).device
+    chunks = (torch.tensor(pictures[start : start + CHUNK]) for start in range(0, len(pictures), CHUNK))
+    return torch.cat([net(to_unit(chunk.to(device))).argmax(dim=1).cpu() for chunk in chunks]).numpy()
 
 
 @dataclass(frozen=True)

@@ -41,3 +41,20 @@ def share_interval(value: float, halved: np.ndarray, count: int) -> Interval:
     low, high = jackknife_interval(value, halved)
     lower, higher = wilson_interval(round(value * count), count)
     return max(0.0, min(low, lower)), min(1.0, max(high, higher))
+
+
+def crossed_interval(values_SN: np.ndarray) -> Interval:
+    """Of the mean over S seeds and N pictures, both of them samples; one seed alone says nothing of seeds.
+
+    The variances of the seeds' means and of the pictures' means add; the few seeds are allowed for by Student's t with
+    S - 1 degrees of freedom.
+    """
+    from scipy.stats import t
+
+    seeds, pictures = values_SN.shape
+    of_pictures = NORMAL_QUANTILE * values_SN.mean(axis=0).std(ddof=1) / math.sqrt(pictures)
+    of_seeds = 0.0
+    if seeds > 1:
+        of_seeds = t.ppf(0.975, seeds - 1) * values_SN.mean(axis=1).std(ddof=1) / math.sqrt(seeds)
+    reach, value = math.hypot(of_pictures, of_seeds), float(values_SN.mean())
+    return value - reach, value + reach
