@@ -20,7 +20,10 @@ PROTOCOL = (
 
 
 def check(config: DiffusionConfig) -> None:
-    """Nothing here can be refused beyond what training refuses."""
+    """Raises UserError where a network that scores look through will not be there."""
+    from recipes.common.scoring import check_scores
+
+    check_scores(config.evaluate, config.features)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -33,7 +36,11 @@ def run(context: Context) -> dict[str, Any]:
     own = held_out_scores(context)
     samplers = load_samplers(config, prepared, trained)
     drawn, missing = image_scores(
-        samplers, prepared, context.inputs.get("features"), config.evaluate, context.terminal.write
+        samplers,
+        prepared,
+        context.inputs["features"] if config.features else None,
+        config.evaluate,
+        lambda line: context.terminal.write(f"evaluate: {line}\n"),
     )
     scores = [*own, *drawn]
     write_json(context.out / "evaluation.json", {"scores": [s.as_json() for s in scores], "missing": missing})
