@@ -82,7 +82,8 @@ class PlainEngine:
         for name, parameter in self.trainable:
             parameter.copy_(read(f"weight/{name}"))
             kinds = OPTIMIZER_STATE["muon" if owners[id(parameter)]["use_muon"] else "adamw"]
-            state = {kind: read(f"{kind}/{name}").to(parameter.device) for kind in kinds}
+            # Laid out as the parameter is (channels last, say): the fused update walks both in memory order.
+            state = {kind: torch.empty_like(parameter).copy_(read(f"{kind}/{name}")) for kind in kinds}
             if "exp_avg" in state:
                 state["step"] = torch.tensor(float(steps), device=parameter.device)
             self.optimizer.state[parameter] = state
