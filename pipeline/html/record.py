@@ -31,7 +31,7 @@ def ledger(found: dict[str, Any]) -> Part | None:
     if not found:
         return None
     parts = [part for stage, tree in found.items() for part in (element("h3", stage), *_ledger(tree))]
-    return Part("ledger", "Token ledger", join(parts))
+    return Part("ledger", "Ledger", join(parts))
 
 
 def _ledger(tree: Any) -> list[Markup]:
@@ -53,7 +53,8 @@ def _counts(keys: list[str], rows: list[tuple[str, dict[str, Any]]]) -> list[Mar
                 class_="facts",
             )
         ]
-    grid = table(["", *map(words, keys)], shown, tuple(range(1, len(keys) + 1)))
+    numbers = [place for place, key in enumerate(keys, 1) if isinstance(rows[0][1][key], int | float)]
+    grid = table(["", *map(words, keys)], shown, tuple(numbers))
     left = len(rows) - len(shown)
     more = [element("p", f"{left:,} more rows in the file", class_="note")] if left else []
     return [
@@ -90,6 +91,11 @@ def balances(counts: dict[str, Any]) -> list[tuple[str, bool]]:
             f"{counts['tokens_in']:,} in = {parts[0]:,} kept + {parts[1]:,} truncated + {parts[2]:,} dropped"
         )
         found.append((equation, counts["tokens_in"] == sum(parts)))
+    pictures = ("kept", "left_out_class", "beyond_max_images", "skipped")
+    if {"pictures_in", *pictures} <= counts.keys():
+        parts = [counts[key] for key in pictures]
+        told = " + ".join(f"{part:,} {words(key)}" for key, part in zip(pictures, parts, strict=True))
+        found.append((f"{counts['pictures_in']:,} in = {told}", counts["pictures_in"] == sum(parts)))
     if {"rows", "row_length", "inputs", "padded"} <= counts.keys() and counts["rows"]:
         rows, length, placed, padded = (counts[key] for key in ("rows", "row_length", "inputs", "padded"))
         equation = f"{rows:,} rows × {length:,} = {placed:,} placed + {padded:,} padded"
