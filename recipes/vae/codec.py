@@ -62,8 +62,10 @@ def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         DamagedMessage: the checksum is another one; the file was made on another machine, or its bytes have changed.
     """
     line, _, rest = content.partition(b"\n")
-    header = json.loads(line)
-    message = Message.from_bytes(rest, LANES)
+    try:
+        header, message = json.loads(line), Message.from_bytes(rest, LANES)
+    except ValueError as error:
+        raise DamagedMessage(f"this is no file of coded pictures: {error}") from error
     try:
         with _one_thread(), torch.no_grad():
             pairs = [_pop_picture(message, net) for _ in range(header["pictures"])]
