@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from pipeline.drawing import Drawings
 from pipeline.engine import NonFinite, Runtime, start_runtime, stop_runtime, zero
 from pipeline.loop import Trainer, evaluate, steps
 from pipeline.stage import leave
+from recipes.gan.gan import Gan
 from tests.helpers import Toy, digest, small_gan, toy_training
+from tests.tiny_gan import tiny_gan
 
 ACCUMULATIONS = (1, 4)
 OPTIMS = ("adamw", "muon")
@@ -150,16 +153,16 @@ def evaluation(runtime: Runtime) -> dict[str, list[float]]:
     return found
 
 
-def gan(runtime: Runtime, directory: Path) -> dict[str, Any]:
+def gan(runtime: Runtime, directory: Path, recipe: Callable[[], Gan]) -> dict[str, Any]:
     """Two nets in turn: which one each half-step changes, the losses, and the state after a resume."""
-    whole = Trainer(small_gan(runtime.world_size), runtime)
+    whole = Trainer(recipe(), runtime)
     changes = watch_turns(whole)
     losses = []
     for info in steps(whole):
         losses.append([info.sums[f"{turn}/loss"].mean for turn in whole.recipe.turns])
         if info.step == 2:
             checkpoint.save(directory, 2, whole.tensors(), {}, 1, runtime)
-    resumed = Trainer(small_gan(runtime.world_size), runtime)
+    resumed = Trainer(recipe(), runtime)
     found, _ = checkpoint.newest(directory, runtime)
     resumed.load(checkpoint.Reader(found), 2)
     for _ in steps(resumed, 2):
@@ -223,7 +226,11 @@ def cases(runtime: Runtime, shared: Path, launcher: str, source: str | None) -> 
     found["evaluation"] = lambda: evaluation(runtime)
     found["drawing"] = lambda: drawing(runtime, own)
     if runtime.zero_stage != 3:
-        found["gan"] = lambda: gan(runtime, own / "gan")
+        prepared = own / f"prepared-{runtime.rank}"
+        image_gan, half = partial(tiny_gan, prepared), partial(tiny_gan, prepared, "train.bf16=true")
+        found["gan"] = lambda: gan(runtime, own / "gan", partial(small_gan, runtime.world_size))
+        found["image gan"] = lambda: gan(runtime, own / "image gan", image_gan)
+        found["image gan in bf16"] = lambda: gan(runtime, own / "image gan in bf16", half)
     return found
 
 

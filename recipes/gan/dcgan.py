@@ -36,7 +36,8 @@ class Generator(nn.Module):
 
     def forward(self, latent_BL: Tensor, labels_B: Tensor) -> Tensor:
         latent = self.latent(latent_BL.to(self.start[0].weight.dtype), labels_B)
-        return self.layers(self.start(latent)).float()
+        x_BCHW = self.start(latent).contiguous(memory_format=torch.channels_last)
+        return self.layers(x_BCHW).float()
 
 
 class Critic(nn.Module):

@@ -8,7 +8,10 @@ from recipes.gan.config import ImageConfig
 
 
 def check(config: ImageConfig) -> None:
-    """Nothing here can be refused beyond the schema."""
+    """Raises UserError for feature networks that will not be there."""
+    from recipes.common.scoring import check_scores
+
+    check_scores(config.evaluate, config.features)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -20,7 +23,14 @@ def run(context: Context) -> dict[str, Any]:
     prepared, trained = context.inputs["prepare"], context.inputs["train"]
     samplers = load_samplers(config, prepared, trained)
     features = context.inputs.get("features")
-    scores, missing = image_scores(samplers, prepared, features, config.evaluate, context.terminal.write)
+    scores, missing = image_scores(
+        samplers,
+        prepared,
+        features,
+        config.evaluate,
+        say=lambda line: context.terminal.write(f"evaluate: {line}\n"),
+        conditional=config.model.conditional,
+    )
     write_json(
         context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": missing}
     )

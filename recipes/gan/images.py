@@ -68,6 +68,7 @@ class ImageSubject:
         }
 
     def nets(self) -> dict[str, nn.Module]:
+        """Pictures are channels-last in memory, weights are not: DeepSpeed 0.19.8 sends those as bytes, as they lie."""
         nets = {
             "critic": build_critic(self.model, self.shape),
             "generator": build_generator(self.model, self.shape),
@@ -75,7 +76,7 @@ class ImageSubject:
         if self.training.torch_compile:
             for net in nets.values():
                 net.compile()
-        return {name: net.to(memory_format=torch.channels_last) for name, net in nets.items()}
+        return nets
 
     def described(self) -> dict[str, object]:
         """What nets.json holds."""

@@ -7,6 +7,7 @@ interpolation is not. Nothing looks at its batch.
 Shapes: B pictures, C channels, H rows, W columns, L latent numbers, F feature maps.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,7 +60,8 @@ class Generator(nn.Module):
 
     def forward(self, latent_BL: Tensor, labels_B: Tensor) -> Tensor:
         latent = self.latent(latent_BL.to(self.start[0].weight.dtype), labels_B)
-        return self.layers(self.start(latent)).float()
+        x_BCHW = self.start(latent).contiguous(memory_format=torch.channels_last)
+        return self.layers(x_BCHW).float()
 
 
 class Critic(nn.Module):

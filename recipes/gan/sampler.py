@@ -35,5 +35,5 @@ def sampler_of(description: dict[str, Any], weights: Path) -> Sampler:
     generator = build_generator(*described(description))
     generator.load_state_dict(load_file(weights))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    generator.eval().requires_grad_(False).to(device)
     return partial(drawn, generator)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check(config: GanConfig) -> None:
-    """Raises UserError for batches that do not divide, a launch file that does not fit, pictures of a bad size."""
+    """Raises UserError for batches that do not divide, a launch file or pictures that do not fit."""
     from recipes.gan.gan import ZERO_STAGES
 
     if isinstance(config, ImageConfig):
@@ -23,7 +23,7 @@ def check(config: GanConfig) -> None:
 
 
 def check_pictures(config: ImageConfig) -> None:
-    """Raises UserError for a size that does not halve down to 4 to 8 pixels, and for modes of anything but digits."""
+    """Raises UserError for a size that does not halve down to 4 to 7 pixels, and for settings that contradict."""
     from pipeline.errors import UserError
     from recipes.gan.sizes import sizes
 
@@ -31,8 +31,13 @@ def check_pictures(config: ImageConfig) -> None:
     if size not in sizes():
         near = min(sizes(), key=lambda other: abs(other - size))
         raise UserError(
-            f"data.image_size = {size}: the nets halve a side until it is 4 to 8 pixels, from 64 at most\n"
+            f"data.image_size = {size}: the nets halve a side until it is 4 to 7 pixels, from 64 at most\n"
             f"nearest: {near}; all: {', '.join(map(str, sizes()))}"
+        )
+    if config.model.pair == "residual" and config.model.spectral_norm:
+        raise UserError(
+            "model.spectral_norm: a residual block starts at zero, and nothing divides zero by its norm\n"
+            "way out: model.pair=dcgan, or train.r1 and train.r2, which do without"
         )
     if config.modes and config.data.source != "stacked_digits":
         raise UserError(
