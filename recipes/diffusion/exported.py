@@ -11,6 +11,14 @@ from recipes.diffusion.config import DiffusionConfig
 if TYPE_CHECKING:
     from recipes.diffusion.sampler import Draw
 
+TAGS = {"library_name": "diffusers", "pipeline_tag": "unconditional-image-generation", "tags": ["diffusion"]}
+USAGE = """from diffusers import DiffusionPipeline
+
+# pipeline.py in this directory adds classes, guidance and seeds to diffusers; it runs when you trust it.
+pipeline = DiffusionPipeline.from_pretrained("DIRECTORY", custom_pipeline="DIRECTORY", trust_remote_code=True)
+images = pipeline(seeds=[0, 1, 2], class_labels=[0, 1, 2]).images  # without class_labels: of no class in particular
+images[0].save("picture.png")"""
+
 
 def write(config: DiffusionConfig, prepared: Path, trained: Path, out: Path) -> None:
     """model_index.json, unet/ or transformer/, scheduler/, and pipeline.py for classes, guidance and seeds."""
