@@ -43,7 +43,7 @@ def test_both_losses_of_every_step_are_those_of_one_process(report_of, launcher,
     for expected, found in zip(
         report_of("one")[case]["losses"], report_of(launcher)[case]["losses"], strict=True
     ):
-        # Measured at worst 3.2e-6, in the fourth step. Pictures are cut into the same micro-batches: the very same sums.
+        # Measured at worst 3.2e-6, in the fourth step. Pictures come in the same micro-batches: the very same sums.
         assert found == (expected if case == "image gan" else pytest.approx(expected, rel=1e-5))
 
 
