@@ -11,6 +11,12 @@ from recipes.gan.config import ImageConfig
 if TYPE_CHECKING:
     from recipes.gan.sampler import Sampler
 
+TAGS = {"pipeline_tag": "unconditional-image-generation", "tags": ["gan"]}
+USAGE = """from pathlib import Path
+
+from recipes.gan.exported import load
+
+pictures = load(Path("."))([0, 1, 2, 3], [0, 1, 2, 3])  # seeds and labels -> uint8 (4, rows, columns, channels)"""
 WEIGHTS, CONFIG = "generator.safetensors", "config.json"
 
 
