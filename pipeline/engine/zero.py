@@ -30,6 +30,8 @@ class DeepSpeedEngine:
         self.stage = runtime.zero_stage
         self.trainable = trainable_of(module)
         self.muon = {id(p) for group in groups if group["use_muon"] for p in group["params"]}
+        for parameter in module.parameters():  # it flattens them by rows, and cannot broadcast other layouts (0.19.8)
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         self.deepspeed, self.zero, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer_of(groups, optimizer.optim),

@@ -1,0 +1,73 @@
+"""Catches a recipe that breaks the contract: the same guarantees, asked of every family."""
+
+import pytest
+
+from tests.helpers import launch
+from tests.recipe_cases import CASES, STEP_SAMPLES, STEPS, prepare_all
+
+LAUNCHERS = ("one", "ddp", "zero1", "zero2")
+# Relative, of the sums of all four steps' losses: two processes against one that accumulates. Worst seen beside each.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """`seen(launcher)[recipe]`: what tests.recipe_worker saw; each launcher runs once."""
+    shared = tmp_path_factory.mktemp("recipes")
+    prepare_all(shared)
+    reports = {}
+
+    def report(launcher: str):
+        if launcher not in reports:
+            file, processes = (None, None) if launcher == "one" else (launcher, 2)
+            arguments = [str(shared), launcher]
+            reports[launcher] = launch(
+                file, "tests.recipe_worker", *arguments, num_processes=processes, seconds=400
+            )
+        return reports[launcher]
+
+    return report
+
+
+PAIRS = [pytest.param(launcher, recipe) for launcher in LAUNCHERS for recipe in CASES]
+
+
+@pytest.mark.parametrize(("launcher", "recipe"), PAIRS)
+def test_each_turn_changes_its_own_net_and_no_other(seen, launcher, recipe):
+    found = seen(launcher)[recipe]
+    for changes in found["changes"]:
+        assert changes == [[turn] for turn in found["turns"]] * STEPS
+
+
+@pytest.mark.parametrize(("launcher", "recipe"), PAIRS)
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(seen, launcher, recipe):
+    found = seen(launcher)[recipe]
+    uninterrupted, resumed = found["states"]
+    assert resumed == uninterrupted
+    assert found["again"] == found["rows"][2:]
+    assert {key.split("/")[0] for key in resumed} == set(found["turns"])
+    assert {key.split("/")[0] for key in resumed if "/ema/" in key} == set(found["ema"])
+
+
+@pytest.mark.parametrize(("launcher", "recipe"), PAIRS)
+def test_two_processes_are_one_with_accumulation(seen, launcher, recipe):
+    found, alone = seen(launcher)[recipe]["rows"], seen("one")[recipe]["rows"]
+    for row, expected in zip(found, alone, strict=True):
+        assert row.keys() == expected.keys()
+        for name, (total, count) in expected.items():
+            assert row[name][1] == count
+            assert row[name][0] == pytest.approx(total, rel=TOLERANCE, abs=TOLERANCE * count)
+
+
+@pytest.mark.parametrize(("launcher", "recipe"), PAIRS)
+def test_held_out_figures_are_the_same_at_any_batch_size(seen, launcher, recipe):
+    one, five = (seen(launcher)[recipe]["evaluations"][size] for size in ("1", "5"))
+    assert one and one.keys() == five.keys()
+    for name, (total, count) in one.items():
+        assert five[name] == pytest.approx([total, count], rel=1e-6)
+
+
+def test_a_step_has_the_samples_that_the_cases_say(seen):
+    for found in seen("one").values():
+        for row in found["rows"]:
+            assert all(count >= STEP_SAMPLES for _, count in row.values())
