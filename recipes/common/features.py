@@ -134,12 +134,12 @@ def run(context: Context) -> dict[str, Any]:
     runtime = start_runtime(context.config.run.threads)
     trainer = fit(ImageClassifier(config, shape, train, held_out), context, runtime)
     weights = trainer.weights("model", ema=bool(config.ema_decay))
-    metrics = _publish(context.out, weights, shape, config, held_out) if runtime.is_main else {}
+    metrics = publish(context.out, weights, shape, config, held_out) if runtime.is_main else {}
     stop_runtime()
     return metrics
 
 
-def _publish(
+def publish(
     out: Path,
     weights: dict[str, "Tensor"],
     shape: "Shape",
