@@ -77,9 +77,9 @@ def run(context: Context) -> dict[str, Any]:
     scores = _scores(
         right, f"synthetic: {name}, {len(synthetic.labels):,} pictures; real: {len(real.labels):,}"
     )
-    write_json(
-        context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": {}}
-    )
+    missing = {"spread over seeds": "utility.seeds is 1"} if settings.seeds == 1 else {}
+    found = {"scores": [score.as_json() for score in scores], "missing": missing}
+    write_json(context.out / "evaluation.json", found)
     return {score.key: score.value for score in scores}
 
 
