@@ -63,6 +63,7 @@ class ConvolutionalNet(nn.Module):
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, F), after its activation."""
+        x_BCHW = x_BCHW.to(self.hidden.weight.dtype)  # ZeRO computes in the weights' precision, without autocast
         return F.silu(self.hidden(self.maps(x_BCHW).flatten(1)))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
