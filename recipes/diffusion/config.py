@@ -8,6 +8,7 @@ from pipeline.config import Run, Section, Training, what
 from recipes.common.config import Classifier, ImageExport, Images, ImageScores, Sheets, Utility
 
 TIMES = 1000  # training times of the discrete schedules (arXiv:2006.11239, section 4)
+ZERO_STAGES = (1, 2, 3)  # of ZeRO, under which the recipe is tested
 Prediction = Literal["epsilon", "v", "flow"]
 SamplerName = Literal["ddpm", "ddim", "dpm_solver++", "heun", "euler"]
 

@@ -17,11 +17,11 @@ from pipeline.recipe import Batch, Clock, Loss, Sum
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import normal, uniform
 from recipes.common.sheet import save_sheet
-from recipes.diffusion.config import DiffusionConfig
-from recipes.diffusion.nets import Pictures, build_net, pictures_of, predict
+from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
+from recipes.diffusion.nets import build_net, predict
 from recipes.diffusion.objectives import noisy, signal_and_noise, target, timestep_of, weight
+from recipes.diffusion.shapes import Pictures, pictures_of
 
-ZERO_STAGES = (1, 2)
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 

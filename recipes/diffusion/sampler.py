@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recipes.diffusion.config import DiffusionConfig, Sampler
-from recipes.diffusion.nets import Pictures, build_net
+from recipes.diffusion.nets import build_net
 from recipes.diffusion.samplers import scheduler_of, title
+from recipes.diffusion.shapes import Pictures
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,9 +8,9 @@ from pipeline.errors import UserError
 from pipeline.launch import check_launch, read_launch
 from pipeline.plan import Batches
 from pipeline.stage import Context
-from recipes.diffusion.config import DiffusionConfig
-from recipes.diffusion.nets import Pictures, check_net
+from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
 from recipes.diffusion.samplers import check_sampler
+from recipes.diffusion.shapes import Pictures, check_net
 
 if TYPE_CHECKING:
     from pipeline.estimate import Size
@@ -20,8 +20,6 @@ CLASSES = 10  # that an estimate reckons with, before pictures are prepared
 
 def check(config: DiffusionConfig) -> None:
     """Raises UserError for sizes that do not fit each other, a launch file or a sampler that does not fit."""
-    from recipes.diffusion.diffusion import ZERO_STAGES
-
     check_net(config.model.net, config.data.image_size)
     check_weighting(config)
     for where, sampler in samplers_of(config):

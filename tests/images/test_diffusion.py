@@ -1,6 +1,8 @@
 """Catches a loss that depends on its batch, a picture that depends on its neighbours, a class that is never hidden."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from pipeline.recipe import Clock
 from recipes.diffusion import stages, train
 from recipes.diffusion.config import DiffusionConfig
 from recipes.diffusion.diffusion import Diffusion
+from recipes.diffusion.nets import build_net, predict
+from recipes.diffusion.shapes import Pictures, check_net
 from tests.helpers import ROOT
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -175,8 +179,6 @@ def test_pictures_without_labels_train_a_net_without_classes(tmp_path, net):
 
 @pytest.mark.parametrize("size", [28, 14, 12])
 def test_a_size_that_halves_evenly_comes_back_whole(tmp_path, size):
-    from recipes.diffusion.nets import Pictures, build_net, check_net, predict
-
     levels = {28: "[8, 8, 8]", 14: "[8, 8]", 12: "[8, 8, 8]"}[size]
     net = config_of(f"model.net={{kind: unet, channels: {levels}, attention_head_dim: 8}}").model.net
     check_net(net, size)
@@ -200,7 +202,6 @@ REFUSED = {
     ("sampler.guidance=2", "train.condition_dropout=0"): "sampler.guidance = 2 needs a net",
     ("model.schedule=null",): "prediction: v needs `schedule`",
     ("model.prediction=flow",): "leave `schedule` out",
-    (f"run.launch={ROOT / 'launch' / 'zero3.yaml'}",): "not tested under ZeRO-3",
 }
 
 
@@ -217,6 +218,15 @@ def test_every_recipe_of_the_family_can_be_trained(name):
     config = load(DiffusionConfig, DIGITS.with_name(f"{name}.yaml"), [])
     train.check(config)
     assert train.estimate(config).parameters > 100_000
+
+
+def test_the_package_and_its_stages_are_light_to_import():
+    code = (
+        "import sys; from recipes.diffusion import evaluate, stages, train\n"
+        "print([name for name in ('torch', 'diffusers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_sampler_bears_on_what_is_drawn_and_not_on_what_is_trained():

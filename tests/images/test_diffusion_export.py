@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from pipeline.config import load
 from recipes.diffusion import exported
 from recipes.diffusion.config import DiffusionConfig
-from recipes.diffusion.nets import Pictures, build_net
+from recipes.diffusion.nets import build_net
 from recipes.diffusion.sampler import CHUNK, drawing, load_net, load_samplers, pipeline_of
+from recipes.diffusion.shapes import Pictures
 from tests.helpers import ROOT
 
 DIGITS = ROOT / "recipes" / "diffusion" / "digits.yaml"
