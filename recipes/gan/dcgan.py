@@ -5,6 +5,8 @@ processes it is spread over: nothing here looks at its batch. He's initialisatio
 Shapes: B pictures, C channels, H rows, W columns, L latent numbers.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -72,6 +74,5 @@ def initialise(net: nn.Module) -> None:
 def _inputs(module: nn.Module) -> float:
     """Numbers that one output of `module` is a sum of."""
     if isinstance(module, nn.ConvTranspose2d):
-        taps = torch.tensor(module.kernel_size).prod() / torch.tensor(module.stride).prod()
-        return float(module.in_channels * taps)
+        return module.in_channels * math.prod(module.kernel_size) / math.prod(module.stride)
     return float(module.weight[0].numel())
