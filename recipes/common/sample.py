@@ -45,11 +45,15 @@ def columns_of(images: "PreparedImages") -> int | None:
 
 
 def real_pictures(images: "PreparedImages", labels: list[int]) -> Any:
-    """A held-out picture for each label, each at most once while there are enough, uint8 (N, H, W, C)."""
+    """A held-out picture for each label, each at most once while there are enough, uint8 (N, H, W, C).
+
+    For a class that has none held out, such as one of a thousand, any picture stands in.
+    """
     import numpy as np
 
+    anything = np.arange(len(images.labels))
     places = [np.flatnonzero(images.labels == label) for label in range(len(images.classes))]
-    places = places or [np.arange(len(images.labels))]
+    places = [found if len(found) else anything for found in places] or [anything]
     taken = [0] * len(places)
     chosen = []
     for label in labels:
