@@ -22,15 +22,20 @@ from tests.tiny_language_model import random_documents, shard_of, tiny_model
 
 STEP_SAMPLES = 8
 STEPS = 4
-LOOP = {"max_steps": STEPS, "train_batch_size": STEP_SAMPLES, "ema_decay": 0.5, "bf16": False}
+LOOP = {"train_batch_size": STEP_SAMPLES, "ema_decay": 0.5, "bf16": False}
 DIT = "{kind: dit, patch_size: 2, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}"
 NO_WARMUP = "train.warmup_steps=0"
 
 
 class Case(NamedTuple):
-    """build: (directory with the prepared data, samples a micro-batch) -> a fresh recipe."""
+    """A recipe under test.
 
-    build: Callable[[Path, int], Recipe]
+    build: (directory with the prepared data, samples a micro-batch, optimizer steps) -> a fresh recipe; memorise:
+    (steps, the share of its first misfit that is left after them) on one step's samples over and over.
+    """
+
+    build: Callable[..., Recipe]
+    memorise: tuple[int, float]
 
 
 def prepare_all(shared: Path) -> None:
@@ -44,34 +49,43 @@ def prepare_all(shared: Path) -> None:
     prepare.run(Context(SimpleNamespace(data=data), stage, {}, out, out, out, io.StringIO()))
 
 
-def _language_model(shared: Path, micro: int) -> Recipe:
-    training = Training(learning_rate=1e-2, per_device_train_batch_size=micro, **LOOP)
+def _language_model(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    training = Training(learning_rate=1e-2, **_loop(micro, max_steps))
     shard = Shard.open(shared / "documents", "documents")
     held = PackedDocuments(shard, 16, None)
     return LanguageModel(training, lambda: tiny_model("llama", 16), PackedDocuments(shard, 16, 0), held, 16)
 
 
-def _ring(shared: Path, micro: int) -> Recipe:
-    return Gan(_config("gan/ring.yaml", micro, "evaluate.samples=30"))
+def _ring(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    return Gan(_config("gan/ring.yaml", _loop(micro, max_steps), "evaluate.samples=30"))
 
 
-def _of_digits(make: Callable[..., Recipe], yaml: str, *overrides: str) -> Case:
+def _of_digits(make: Callable[..., Recipe], memorise: tuple[int, float], yaml: str, *overrides: str) -> Case:
     """A recipe that is made of its config and the directory of its pictures."""
-    return Case(lambda shared, micro: make(_config(yaml, micro, *overrides), shared / "digits"))
+
+    def build(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+        return make(_config(yaml, _loop(micro, max_steps), *overrides), shared / "digits")
+
+    return Case(build, memorise)
 
 
-def _config(yaml: str, micro: int, *overrides: str) -> Any:
-    loop = {**LOOP, "per_device_train_batch_size": micro}
+def _loop(micro: int, max_steps: int) -> dict[str, Any]:
+    return {**LOOP, "per_device_train_batch_size": micro, "max_steps": max_steps}
+
+
+def _config(yaml: str, loop: dict[str, Any], *overrides: str) -> Any:
     settings = [f"train.{key}={value}" for key, value in loop.items()]
     return open_recipe(ROOT / "recipes" / yaml, [*settings, *overrides])[0]
 
 
 CASES: dict[str, Case] = {
-    "language model": Case(_language_model),
-    "ring GAN": Case(_ring),
-    "VAE": _of_digits(Vae, "vae/digits.yaml", NO_WARMUP),
-    "VQ-VAE": _of_digits(Vae, "vae/digits.yaml", "model.kind=vq", "model.groups=[[4, 8]]", NO_WARMUP),
-    "U-Net": _of_digits(Diffusion, "diffusion/digits.yaml", NO_WARMUP),
-    "DiT": _of_digits(Diffusion, "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),
-    "GAN": _of_digits(Gan, "gan/digits.yaml"),
+    "language model": Case(_language_model, (60, 0.05)),
+    "ring GAN": Case(_ring, (300, 0.1)),
+    "VAE": _of_digits(Vae, (150, 0.6), "vae/digits.yaml", NO_WARMUP),
+    "VQ-VAE": _of_digits(
+        Vae, (400, 0.5), "vae/digits.yaml", "model.kind=vq", "model.groups=[[4, 8]]", NO_WARMUP
+    ),
+    "U-Net": _of_digits(Diffusion, (150, 0.01), "diffusion/digits.yaml", NO_WARMUP),
+    "DiT": _of_digits(Diffusion, (150, 0.1), "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),
+    "GAN": _of_digits(Gan, (600, 0.3), "gan/digits.yaml", "train.augment=[]"),
 }

@@ -1,20 +1,31 @@
 """Catches a recipe that breaks the contract: the same guarantees, asked of every family."""
 
 import pytest
+import torch
 
+from pipeline.engine import Runtime
+from pipeline.loop import Trainer, steps
+from pipeline.recipe import Clock
 from tests.helpers import launch
 from tests.recipe_cases import CASES, STEP_SAMPLES, STEPS, prepare_all
 
+ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
 LAUNCHERS = ("one", "ddp", "zero1", "zero2")
 # Relative, of the sums of all four steps' losses: two processes against one that accumulates. Worst seen beside each.
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def shared(tmp_path_factory):
+    """The directory with the data of every case."""
+    found = tmp_path_factory.mktemp("recipes")
+    prepare_all(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(shared):
     """`seen(launcher)[recipe]`: what tests.recipe_worker saw; each launcher runs once."""
-    shared = tmp_path_factory.mktemp("recipes")
-    prepare_all(shared)
     reports = {}
 
     def report(launcher: str):
@@ -65,6 +76,45 @@ def test_held_out_figures_are_the_same_at_any_batch_size(seen, launcher, recipe)
     assert one and one.keys() == five.keys()
     for name, (total, count) in one.items():
         assert five[name] == pytest.approx([total, count], rel=1e-6)
+
+
+class Repeated:
+    """The first step's samples, over and over, noise and all."""
+
+    length = STEP_SAMPLES
+
+    def __init__(self, split):
+        self.split = split
+
+    def item(self, index: int):
+        return self.split.item(index % self.length)
+
+
+def misfit(trainer: Trainer, batch: dict) -> float:
+    """The loss of what is learnt; of a GAN, whose loss does not say, how far its samples are from the nearest real."""
+    recipe = trainer.recipe
+    with trainer.resting() as nets:
+        if recipe.turns == ("critic", "generator"):
+            fake = nets["generator"](batch["latent"], batch.get("label"))
+            real = recipe.subject.real(batch)
+            return float(torch.cdist(fake.flatten(1), real.flatten(1)).min(dim=1).values.mean())
+        (turn,) = recipe.turns
+        return float(recipe.loss(turn, nets, batch, Clock(0, 0)).total) / recipe.count(turn, batch)
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_a_tiny_batch_is_memorised(shared, recipe):
+    case = CASES[recipe]
+    max_steps, share = case.memorise
+    learning = case.build(shared, STEP_SAMPLES, max_steps)
+    split = Repeated(learning.data())
+    learning.data = lambda: split
+    trainer = Trainer(learning, ALONE)
+    batch = learning.collate([split.item(index) for index in range(STEP_SAMPLES)])
+    before = misfit(trainer, batch)
+    for _ in steps(trainer):
+        pass
+    assert misfit(trainer, batch) < share * before
 
 
 def test_a_step_has_the_samples_that_the_cases_say(seen):
