@@ -185,7 +185,7 @@ def test_the_pair_learns_seven_pictures_by_heart(tmp_path, pair):
         pass
     real, labels = (np.load(tmp_path / f"train.{name}.npy") for name in ("images", "labels"))
     found = drawn(trainer.nets()["generator"].eval(), list(range(len(labels))), labels.tolist())
-    assert np.abs(found.astype(float) - real).mean() < 20
+    assert np.abs(found.astype(float) - real).mean() < 20  # 14 to 16 with seeds 0 and 1; 104 and more before
 
 
 LEARNING = (
@@ -296,7 +296,7 @@ def test_a_wrong_key_is_named_by_the_settings_of_its_own_kind(given, told):
         image_config(given)
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "stacked_digits"])
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "fashion_mnist_gpu", "stacked_digits"])
 def test_every_recipe_on_pictures_has_the_common_stages_and_fits(name):
     config = load(settings.schema_of, ROOT / "recipes" / "gan" / f"{name}.yaml", [])
     names = [stage.name for stage in stages(config)]
