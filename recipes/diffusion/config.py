@@ -92,12 +92,19 @@ class Sampler(Section):
     )
 
 
+class Samplers(Sampler):
+    """The recipe's own sampler, and others to hold beside it."""
+
+    others: tuple[Sampler, ...] = what(
+        (), "samplers that are drawn with and scored too; only the first is published"
+    )
+
+
 class Evaluate(ImageScores):
     """What is measured of the net and of the pictures drawn from it."""
 
     pictures: int | None = what(None, "held-out pictures of the loss; none: all", ge=1)
     time_buckets: int = what(10, "equal parts of the time axis that the loss is given for", ge=1)
-    others: tuple[Sampler, ...] = what((), "samplers that are scored beside the recipe's own")
 
 
 class DiffusionConfig(Section):
@@ -109,7 +116,7 @@ class DiffusionConfig(Section):
     features: Classifier | None = Field(None, description="the classifier whose features scores look at")
     model: Model = Field(..., description="the net and what it predicts")
     train: Train = Field(..., description="the training stage")
-    sampler: Sampler = Field(..., description="how pictures are drawn")
+    sampler: Samplers = Field(..., description="how pictures are drawn")
     evaluate: Evaluate = Field(default=Evaluate(), description="the scoring stage")
     sample: Sheets = Field(default=Sheets(), description="the drawing stage")
     utility: Utility | None = Field(None, description="training on synthetic pictures; none: not done")

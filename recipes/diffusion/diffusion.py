@@ -88,7 +88,7 @@ class Diffusion:
         return {"model": net}
 
     def _refuse_guidance(self) -> None:
-        samplers = (self.config.sampler, *self.config.evaluate.others)
+        samplers = (self.config.sampler, *self.config.sampler.others)
         if not self.pictures.classes and any(sampler.guidance != 1 for sampler in samplers):
             raise UserError(
                 "guidance leads towards a class, and these pictures have no labels\nway out: sampler.guidance=1"

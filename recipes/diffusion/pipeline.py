@@ -69,7 +69,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         seeds = [*seeds, *[0] * padding]
         labels = self._labels(class_labels, rows, padding)
         chunks = []
-        for start in range(0, len(seeds), size):
+        for start in self.progress_bar(range(0, len(seeds), size)):
             label_B = None if labels is None else labels[start : start + size]
             chunks.append(self._draw(seeds[start : start + size], label_B, steps, guidance))
         x_BCHW = (torch.cat(chunks)[:rows] / 2 + 0.5).clamp(0, 1)

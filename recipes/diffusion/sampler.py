@@ -22,13 +22,13 @@ CHUNK = 50  # pictures of one forward, always
 
 
 def load_samplers(config: DiffusionConfig, prepared: Path, trained: Path) -> dict[str, Draw]:
-    """The recipe's own sampler, then `evaluate.others`; all with the EMA's weights where there are some."""
+    """The recipe's own sampler, then the others; all with the EMA's weights where there are some."""
     net, pictures = load_net(config, trained)
     null_label = pictures.null_label(config.model.net)
     weights = "EMA" if config.train.ema_decay else "last step"
     return {
         f"{weights}, {title(sampler)}": drawing(pipeline_of(config, net, null_label, sampler))
-        for sampler in (config.sampler, *config.evaluate.others)
+        for sampler in (config.sampler, *config.sampler.others)
     }
 
 

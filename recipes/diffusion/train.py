@@ -42,7 +42,7 @@ def check_weighting(config: DiffusionConfig) -> None:
 
 def samplers_of(config: DiffusionConfig) -> list[tuple[str, Any]]:
     """(the config's key, settings) of every sampler."""
-    others = [(f"evaluate.others.{place}", sampler) for place, sampler in enumerate(config.evaluate.others)]
+    others = [(f"sampler.others.{place}", sampler) for place, sampler in enumerate(config.sampler.others)]
     return [("sampler", config.sampler), *others]
 
 

@@ -28,7 +28,7 @@ DIT = "model.net={kind: dit, patch_size: 2, hidden_size: 32, num_attention_heads
 V = ("model.prediction=v", "model.schedule=cosine")
 EPSILON = ("model.prediction=epsilon", "model.schedule=linear")
 FLOW = ("model.prediction=flow", "model.schedule=null", "train.min_snr_gamma=null", "sampler.name=heun")
-PREDICTIONS = [V, EPSILON, (*FLOW, "evaluate.others=[]")]
+PREDICTIONS = [V, EPSILON, (*FLOW, "sampler.others=[]")]
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 
 
@@ -196,9 +196,9 @@ REFUSED = {
     ("model.net.attention_head_dim=24",): "attention_head_dim = 24",
     (DIT, "model.net.patch_size=3"): "does not divide data.image_size = 8\nexpected one of: 1, 2, 4, 8",
     (DIT, "model.net.num_attention_heads=3"): "num_attention_heads = 3",
-    (*FLOW, "train.min_snr_gamma=5", "evaluate.others=[]"): "min_snr_gamma weighs epsilon and v",
+    (*FLOW, "train.min_snr_gamma=5", "sampler.others=[]"): "min_snr_gamma weighs epsilon and v",
     ("sampler.name=ddim", "sampler.steps=30"): "sampler.steps = 30 does not divide 1000",
-    FLOW: "evaluate.others.0.name = ddim does not go with model.prediction = flow",
+    FLOW: "sampler.others.0.name = ddim does not go with model.prediction = flow",
     ("sampler.guidance=2", "train.condition_dropout=0"): "sampler.guidance = 2 needs a net",
     ("model.schedule=null",): "prediction: v needs `schedule`",
     ("model.prediction=flow",): "leave `schedule` out",

@@ -23,7 +23,7 @@ DIGITS = ROOT / "recipes" / "diffusion" / "digits.yaml"
 UNET = "model.net={kind: unet, channels: [16, 24], attention_head_dim: 8}"
 DIT = "model.net={kind: dit, patch_size: 2, hidden_size: 32, num_attention_heads: 2, num_hidden_layers: 2}"
 FLOW = ("model.prediction=flow", "model.schedule=null", "train.min_snr_gamma=null", "sampler.name=heun")
-SHORT = ("sampler.steps=4", "evaluate.others=[]")
+SHORT = ("sampler.steps=4", "sampler.others=[]")
 CASES = {
     "unet, DPM-Solver++": (UNET, *SHORT),
     "unet, DDPM, guided": (UNET, *SHORT, "sampler.name=ddpm", "sampler.guidance=2"),

@@ -133,7 +133,7 @@ def test_ddim_refuses_steps_between_which_it_would_leave_its_times():
 
 def test_heun_refuses_a_single_step():
     with pytest.raises(UserError, match="2 or more"):
-        check_sampler(model_of(*FLOW), Sampler(name="heun", steps=1), "evaluate.others.0")
+        check_sampler(model_of(*FLOW), Sampler(name="heun", steps=1), "sampler.others.0")
 
 
 @pytest.mark.parametrize("name", ["ddim", "heun"])
