@@ -42,7 +42,8 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList([residuals(blocks, size, depth) for _ in self.resolutions])
 
     def forward(self, x_BCSS: Tensor) -> dict[int, Tensor]:
-        x = self.stem(F.pixel_unshuffle(x_BCSS.to(self.stem.weight.dtype), self.patch))
+        patches = F.pixel_unshuffle(x_BCSS.to(self.stem.weight.dtype), self.patch)
+        x = self.stem(patches.contiguous(memory_format=torch.channels_last))
         found = {}
         for resolution, stage in zip(self.resolutions, self.stages, strict=True):
             found[resolution] = x = stage(to_resolution(x, resolution))

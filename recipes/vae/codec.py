@@ -13,6 +13,7 @@ import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,20 +22,14 @@ from torch import Tensor
 from pipeline.recipe import derived_seed
 from recipes.vae.ladder import Ladder
 from recipes.vae.likelihoods import Likelihood
-from recipes.vae.rans import (
-    PRECISION,
-    Message,
-    pop_intervals,
-    pop_table,
-    push_table,
-    table,
-)
+from recipes.vae.rans import PRECISION, SLOTS, Message, pieces, pop_table, push_table, table
 
 LANES = 128  # states; each costs four bytes of the whole message
 BUCKET_BITS = 12  # log2 of the buckets of equal mass under the prior that a latent is one of
 BUCKETS = 1 << BUCKET_BITS
 GRID = 2.0**-10  # to which means, scales and the likelihood's numbers are rounded
-FREE = (1 << PRECISION) - BUCKETS  # slots shared out by mass, after each bucket has one
+WIDTH = SLOTS // BUCKETS  # slots of a bucket under the prior
+FREE = SLOTS - BUCKETS  # slots shared out by mass, after each bucket has one
 
 
 class DamagedMessage(ValueError):
@@ -45,8 +40,8 @@ def encode(net: Ladder, images_BSSC: np.ndarray, labels_B: np.ndarray) -> bytes:
     """A file: a line of JSON, then the message."""
     message = Message(LANES, _first_words(net.latents))
     with _one_thread(), torch.no_grad():
-        for image, label in zip(images_BSSC, labels_B, strict=True):
-            _push_picture(message, net, np.array(image), int(label))
+        for place, (image, label) in enumerate(zip(images_BSSC, labels_B, strict=True)):
+            _push_picture(message, net, np.array(image), int(label), _turns(net, place))
     header = {
         "pictures": len(images_BSSC),
         "sha256": hashlib.sha256(np.ascontiguousarray(images_BSSC).tobytes()).hexdigest(),
@@ -68,7 +63,8 @@ def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         raise DamagedMessage(f"this is no file of coded pictures: {error}") from error
     try:
         with _one_thread(), torch.no_grad():
-            pairs = [_pop_picture(message, net) for _ in range(header["pictures"])]
+            places = reversed(range(header["pictures"]))
+            pairs = [_pop_picture(message, net, _turns(net, place)) for place in places]
     except ValueError as error:
         raise _damaged(header) from error
     images = np.stack([image for image, _ in reversed(pairs)])
@@ -81,25 +77,27 @@ def _damaged(header: dict) -> DamagedMessage:
     return DamagedMessage(f"the checksum differs: made by {header['made_by']}, read by {_machine()}")
 
 
-def _push_picture(message: Message, net: Ladder, image_SSC: np.ndarray, label: int) -> None:
+def _push_picture(
+    message: Message, net: Ladder, image_SSC: np.ndarray, label: int, turns: list[np.ndarray]
+) -> None:
     """Pop latents from the posterior, then push pixels given them, the latents under the prior, and the class."""
     labels = torch.tensor([label])
-    buckets = []
+    buckets: list[np.ndarray] = []
 
     def pop_group(mean: np.ndarray, log_std: np.ndarray) -> np.ndarray:
-        buckets.append(_pop_posterior(message, mean, log_std))
+        buckets.append(_pop_posterior(message, mean, log_std, turns[len(buckets)]))
         return buckets[-1]
 
     numbers = _top_down(net, image_SSC, labels, pop_group)
     push_table(message, _flat(image_SSC), _pixel_table(net.likelihood, numbers))
-    push_table(message, np.concatenate(buckets), _prior())
+    _push_prior(message, np.concatenate(buckets))
     _push_label(message, net, label)
 
 
-def _pop_picture(message: Message, net: Ladder) -> tuple[np.ndarray, int]:
+def _pop_picture(message: Message, net: Ladder, turns: list[np.ndarray]) -> tuple[np.ndarray, int]:
     """The inverse of _push_picture: the bits that had picked the latents go back."""
     label = _pop_label(message, net)
-    buckets_N = pop_table_of_prior(message, net.latents)
+    buckets_N = _pop_prior(message, net.latents)
     labels = torch.tensor([label])
     numbers = net.decode(_centres(buckets_N)[None], labels)
     pixels = pop_table(message, numbers[0, 0].numel(), _pixel_table(net.likelihood, numbers))
@@ -113,8 +111,8 @@ def _pop_picture(message: Message, net: Ladder) -> tuple[np.ndarray, int]:
         return posteriors[-1][0]
 
     _top_down(net, image, labels, known_group)
-    for buckets, mean, log_std in reversed(posteriors):
-        _push_posterior(message, buckets, mean, log_std)
+    for posterior, turn in reversed(list(zip(posteriors, turns, strict=True))):
+        _push_posterior(message, *posterior, turn)
     return image, label
 
 
@@ -132,11 +130,23 @@ def _top_down(net: Ladder, image_SSC: np.ndarray, labels_1: Tensor, buckets_of) 
     return net.finish(h)
 
 
-def _pop_posterior(message: Message, mean_n: np.ndarray, log_std_n: np.ndarray) -> np.ndarray:
+def _turns(net: Ladder, place: int) -> list[np.ndarray]:
+    """Random slots by which the bits that pick the latents of picture `place` are turned round, int64 (n,) a group.
+
+    On top of the message lie the latents of the picture before; bits back would pick this one's latents by them, and
+    drift from picture to picture to where no decoder was trained ("dirty bits").
+    """
+    random = np.random.default_rng(derived_seed(0, "turns", place))
+    return [random.integers(0, SLOTS, size) for size in _sizes(net)]
+
+
+def _pop_posterior(
+    message: Message, mean_n: np.ndarray, log_std_n: np.ndarray, turns_n: np.ndarray
+) -> np.ndarray:
     """Buckets int64 (n,): the one in whose share each state's slot lies, found by halving."""
 
-    def interval_of(slots: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mean, log_std = mean_n[first : first + len(slots)], log_std_n[first : first + len(slots)]
+    def interval_of(slots: np.ndarray, piece: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mean, log_std = mean_n[piece], log_std_n[piece]
         low, step = np.zeros(len(slots), np.int64), BUCKETS >> 1
         while step:
             further = _posterior_edge(low + step, mean, log_std) <= slots
@@ -144,18 +154,21 @@ def _pop_posterior(message: Message, mean_n: np.ndarray, log_std_n: np.ndarray) 
         starts = _posterior_edge(low, mean, log_std)
         return low, starts, _posterior_edge(low + 1, mean, log_std) - starts
 
-    return pop_intervals(message, len(mean_n), interval_of)
+    popped = [
+        message.pop(len(mean_n[piece]), partial(interval_of, piece=piece), turns_n[piece])
+        for piece in pieces(message, len(mean_n))
+    ]
+    return np.concatenate(popped)
 
 
 def _push_posterior(
-    message: Message, buckets_n: np.ndarray, mean_n: np.ndarray, log_std_n: np.ndarray
+    message: Message, buckets_n: np.ndarray, mean_n: np.ndarray, log_std_n: np.ndarray, turns_n: np.ndarray
 ) -> None:
     """The inverse of _pop_posterior, over the same pieces: a vectorised function may round by where a number lies."""
-    for first in reversed(range(0, len(buckets_n), LANES)):
-        piece = slice(first, first + LANES)
+    for piece in reversed(pieces(message, len(buckets_n))):
         starts = _posterior_edge(buckets_n[piece], mean_n[piece], log_std_n[piece])
         ends = _posterior_edge(buckets_n[piece] + 1, mean_n[piece], log_std_n[piece])
-        message.push(starts, ends - starts)
+        message.push(starts, ends - starts, turns_n[piece])
 
 
 def _posterior_edge(buckets_n: np.ndarray, mean_n: np.ndarray, log_std_n: np.ndarray) -> np.ndarray:
@@ -168,20 +181,20 @@ def _posterior_edge(buckets_n: np.ndarray, mean_n: np.ndarray, log_std_n: np.nda
     return buckets_n + np.floor(mass * FREE + 0.5).astype(np.int64)
 
 
-def _prior() -> np.ndarray:
-    """Buckets of equal mass: a table of equal frequencies."""
-    return np.arange(BUCKETS + 1, dtype=np.int64) << (PRECISION - BUCKET_BITS)
+def _push_prior(message: Message, buckets_N: np.ndarray) -> None:
+    """Buckets have equal mass under the prior: each is its own slots' upper bits."""
+    for piece in reversed(pieces(message, len(buckets_N))):
+        message.push(buckets_N[piece] * WIDTH, np.full(len(buckets_N[piece]), WIDTH))
 
 
-def pop_table_of_prior(message: Message, count: int) -> np.ndarray:
-    """Buckets int64 (count,): with equal frequencies the slot itself says which."""
-    shift = PRECISION - BUCKET_BITS
-    width = 1 << shift
+def _pop_prior(message: Message, count: int) -> np.ndarray:
+    """The inverse of _push_prior, int64 (count,)."""
 
-    def interval_of(slots: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return slots >> shift, (slots >> shift) << shift, np.full(len(slots), width)
+    def interval_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return slots // WIDTH, slots // WIDTH * WIDTH, np.full(len(slots), WIDTH)
 
-    return pop_intervals(message, count, interval_of)
+    sizes = [piece.stop - piece.start for piece in pieces(message, count)]
+    return np.concatenate([message.pop(size, interval_of) for size in sizes])
 
 
 def _pixel_table(likelihood: Likelihood, numbers_1PCSS: Tensor) -> np.ndarray:

@@ -17,6 +17,8 @@ from recipes.vae.config import VaeConfig
 if TYPE_CHECKING:
     import numpy as np
 
+    from recipes.vae.rate_distortion import Point
+
 FILE, CURVE = "pictures.bits", "rate_distortion.json"
 FITTED = 2000  # training pictures that the lossy coder's tables are fitted to
 
@@ -63,7 +65,7 @@ def run(context: Context) -> dict[str, Any]:
     (context.out / CURVE).write_text(rate_distortion.points_json(points))
     draw_curves(points, context.out / "rate_distortion.png")
     scores = lossless_scores(images, len(content), parameters=sum(p.numel() for p in net.parameters()))
-    scores += [_lossy_score(point, len(images)) for point in points if point.codec == "VAE"]
+    scores += lossy_scores(points, len(images))
     write_json(
         context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": {}}
     )
@@ -134,13 +136,22 @@ def _sizes(images: "np.ndarray", kind: str, **options: Any) -> list[int]:
     return found
 
 
-def _lossy_score(point: Any, count: int) -> Score:
-    protocol = (
-        f"latents rounded to {point.setting} prior standard deviations, {point.bytes_a_picture:.1f} coded bytes a "
-        f"picture; JPEG and WebP at like rates are in {CURVE}"
-    )
-    model = f"VAE, {point.bytes_a_picture:.0f} bytes a picture"
-    return Score("reconstruction, lossy", model, point.decibels, None, "dB", count, protocol, "higher")
+def lossy_scores(points: "list[Point]", count: int) -> list[Score]:
+    """At each of the VAE's sizes its quality, beside that of every other codec whose curve reaches there."""
+    from recipes.vae.rate_distortion import at_rate
+
+    scores = []
+    for own in [point for point in points if point.codec == "VAE"]:
+        name = f"reconstruction at {own.bytes_a_picture:.0f} bytes a picture"
+        protocol = (
+            f"mean PSNR of each picture; VAE: mean pixels of latents rounded to {own.setting:g} prior standard "
+            f"deviations, coded in {own.bytes_a_picture:.1f} bytes; others: interpolated on their curves in {CURVE}"
+        )
+        for codec in dict.fromkeys(point.codec for point in points):
+            decibels = own.decibels if codec == "VAE" else at_rate(points, codec, own.bytes_a_picture)
+            if decibels is not None:
+                scores.append(Score(name, codec, decibels, None, "dB", count, protocol, "higher"))
+    return scores
 
 
 if __name__ == "__main__":

@@ -10,6 +10,12 @@ from recipes.vae.nets import NETS, load_net
 from recipes.vae.sampler import Sampler, code_sampler, held_out_codes, ladder_sampler, weight_files
 from recipes.vae.vq import VectorQuantised
 
+TAGS = {"pipeline_tag": "unconditional-image-generation", "tags": ["vae"]}
+USAGE = """from pathlib import Path
+
+from recipes.vae.exported import load
+
+pictures = load(Path("."))([0, 1, 2, 3], [0, 1, 2, 3])  # seeds and labels -> uint8 (4, rows, columns, channels)"""
 WEIGHTS, CODES = "model.safetensors", "codes.safetensors"
 
 

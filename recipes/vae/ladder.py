@@ -147,7 +147,7 @@ class Ladder(nn.Module):
 
     def start(self, labels_B: Tensor) -> Tensor:
         """What the decoder knows before any latent: the class, (B, F, R, R)."""
-        h = self.top.expand(len(labels_B), -1, -1, -1)
+        h = self.top.expand(len(labels_B), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         return h if self.classes is None else h + self.classes(labels_B)[:, :, None, None]
 
     def finish(self, h_BFRR: Tensor) -> Tensor:

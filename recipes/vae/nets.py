@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from pipeline.files import write_json
@@ -25,12 +24,10 @@ class Pictures:
 
 
 def build(model: Model, pictures: Pictures) -> Ladder | VectorQuantised:
-    """The net with fresh weights, channels last in memory."""
+    """The net with fresh weights."""
     if model.kind == "vq":
-        net = VectorQuantised(model, pictures.image_size, pictures.channels)
-    else:
-        net = Ladder(model, pictures.image_size, pictures.channels, len(pictures.classes))
-    return net.to(memory_format=torch.channels_last)
+        return VectorQuantised(model, pictures.image_size, pictures.channels)
+    return Ladder(model, pictures.image_size, pictures.channels, len(pictures.classes))
 
 
 def describe(model: Model, pictures: Pictures, directory: Path) -> None:

@@ -6,10 +6,12 @@ A message is a stack: what was pushed last is popped first. A symbol is given by
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 PRECISION = 24  # log2 of the slots among which a symbol has its share
+SLOTS = 1 << PRECISION
 WORD = 32  # bits that move between a state and the stack at a time
 LOWEST = np.uint64(1 << 31)  # states lie in [2**31, 2**63)
 
@@ -25,23 +27,28 @@ class Message:
         self.words = np.zeros(0, np.uint32) if words is None else words
         self.size = self.lowest = len(self.words)
 
-    def push(self, starts: np.ndarray, frequencies: np.ndarray) -> None:
-        """Code one symbol a state, on the first len(starts) states; integers with frequencies of 1 or more."""
+    def push(self, starts: np.ndarray, frequencies: np.ndarray, turns: np.ndarray | int = 0) -> None:
+        """Code one symbol a state, on the first len(starts) states; integers with frequencies of 1 or more.
+
+        turns: slots by which each state's slots are turned round, the same as in the pop that this undoes.
+        """
         heads = self.heads[: len(starts)]
         starts, frequencies = starts.astype(np.uint64), frequencies.astype(np.uint64)
         full = heads >= frequencies << np.uint64(63 - PRECISION)
         self._put((heads[full] & np.uint64(0xFFFFFFFF)).astype(np.uint32))
         heads = np.where(full, heads >> np.uint64(WORD), heads)
         whole, rest = np.divmod(heads, frequencies)
-        self.heads[: len(starts)] = (whole << np.uint64(PRECISION)) + rest + starts
+        slots = (rest + starts + np.uint64(SLOTS) - np.asarray(turns, np.uint64)) & np.uint64(SLOTS - 1)
+        self.heads[: len(starts)] = (whole << np.uint64(PRECISION)) + slots
 
-    def pop(self, count: int, interval_of: Interval) -> np.ndarray:
+    def pop(self, count: int, interval_of: Interval, turns: np.ndarray | int = 0) -> np.ndarray:
         """`count` symbols, one from each of the first states.
 
         interval_of: slots int64 (count,) -> (symbols, starts, frequencies), each int64 (count,).
+        turns: slots below SLOTS by which each state's slots are turned round before they are looked at.
         """
         heads = self.heads[:count]
-        slots = heads & np.uint64((1 << PRECISION) - 1)
+        slots = (heads + np.asarray(turns, np.uint64)) & np.uint64(SLOTS - 1)
         symbols, starts, frequencies = interval_of(slots.astype(np.int64))
         heads = (
             frequencies.astype(np.uint64) * (heads >> np.uint64(PRECISION)) + slots - starts.astype(np.uint64)
@@ -85,38 +92,31 @@ def push_table(message: Message, symbols: np.ndarray, cumulative: np.ndarray) ->
     rows = np.broadcast_to(cumulative, (len(symbols), cumulative.shape[-1]))
     places = np.arange(len(symbols))
     starts, ends = rows[places, symbols], rows[places, symbols + 1]
-    push_intervals(message, starts, ends - starts)
-
-
-def push_intervals(message: Message, starts: np.ndarray, frequencies: np.ndarray) -> None:
-    """Push n symbols, as many at a time as there are states, the last first."""
-    lanes = len(message.heads)
-    for first in reversed(range(0, len(starts), lanes)):
-        message.push(starts[first : first + lanes], frequencies[first : first + lanes])
+    for piece in reversed(pieces(message, len(symbols))):
+        message.push(starts[piece], ends[piece] - starts[piece])
 
 
 def pop_table(message: Message, count: int, cumulative: np.ndarray) -> np.ndarray:
     """The inverse of push_table, int64 (count,)."""
     rows = np.broadcast_to(cumulative, (count, cumulative.shape[-1]))
 
-    def interval_of(slots: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        own = rows[first : first + len(slots)]
+    def interval_of(slots: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         symbols = (own <= slots[:, None]).sum(axis=1) - 1
         places = np.arange(len(slots))
         starts = own[places, symbols]
         return symbols, starts, own[places, symbols + 1] - starts
 
-    return pop_intervals(message, count, interval_of)
-
-
-def pop_intervals(message: Message, count: int, interval_of: Callable[..., tuple]) -> np.ndarray:
-    """Pop `count` symbols in the order that push_intervals pushed them; interval_of(slots, first) as in Message.pop."""
-    lanes = len(message.heads)
     popped = [
-        message.pop(min(lanes, count - first), lambda slots, first=first: interval_of(slots, first))
-        for first in range(0, count, lanes)
+        message.pop(len(rows[piece]), partial(interval_of, own=rows[piece]))
+        for piece in pieces(message, count)
     ]
     return np.concatenate(popped)
+
+
+def pieces(message: Message, count: int) -> list[slice]:
+    """`count` symbols in the order of popping, as many at a time as there are states; pushes go the other way."""
+    lanes = len(message.heads)
+    return [slice(first, min(first + lanes, count)) for first in range(0, count, lanes)]
 
 
 def table(probabilities: np.ndarray) -> np.ndarray:
@@ -129,7 +129,5 @@ def table(probabilities: np.ndarray) -> np.ndarray:
     sums = np.cumsum(probabilities, axis=-1)
     shares = np.minimum(sums / sums[..., -1:], 1.0)
     cumulative = np.zeros((*probabilities.shape[:-1], symbols + 1), np.int64)
-    cumulative[..., 1:] = np.floor(shares * ((1 << PRECISION) - symbols)).astype(np.int64) + np.arange(
-        1, symbols + 1
-    )
+    cumulative[..., 1:] = np.floor(shares * (SLOTS - symbols)).astype(np.int64) + np.arange(1, symbols + 1)
     return cumulative

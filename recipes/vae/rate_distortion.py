@@ -200,6 +200,14 @@ def _classes(net: Ladder) -> int:
     return 0 if net.classes is None else net.classes.num_embeddings
 
 
+def at_rate(points: list[Point], codec: str, bytes_a_picture: float) -> float | None:
+    """A curve's decibels at a size, between its points linear in the logarithm of the size; None beyond its ends."""
+    line = sorted((math.log2(p.bytes_a_picture), p.decibels) for p in points if p.codec == codec)
+    sizes, decibels = zip(*line, strict=True)
+    wanted = math.log2(bytes_a_picture)
+    return float(np.interp(wanted, sizes, decibels)) if sizes[0] <= wanted <= sizes[-1] else None
+
+
 def points_json(points: list[Point]) -> str:
     """One line a point."""
     return "[\n" + ",\n".join(json.dumps(point.as_json()) for point in points) + "\n]\n"

@@ -66,8 +66,7 @@ def run(context: Context) -> dict[str, Any]:
     for name, shadow in {"vae": False, **shadows}.items():
         weights = trainer.weights("vae", ema=shadow)
         if runtime.is_main:
-            whole = {key: weight.contiguous() for key, weight in weights.items()}  # no channels last in files
-            save_file(whole, context.out / f"{name}.safetensors")
+            save_file(weights, context.out / f"{name}.safetensors")
     if runtime.is_main:
         describe(config.model, recipe.pictures, context.out)
     stop_runtime()

@@ -49,6 +49,25 @@ def test_popping_and_pushing_back_is_the_same_way_round():
     assert np.array_equal(message.heads, heads) and np.array_equal(message.words[: message.size], words)
 
 
+def test_turned_slots_are_undone_and_pick_other_symbols():
+    cumulative = table(np.ones(64))
+    turns = np.random.default_rng(1).integers(0, 1 << PRECISION, 16)
+
+    def interval_of(slots):
+        symbols = np.searchsorted(cumulative, slots, side="right") - 1
+        return symbols, cumulative[symbols], cumulative[symbols + 1] - cumulative[symbols]
+
+    message, plain = random_message(16), random_message(16)
+    for one in (message, plain):
+        push_table(one, np.arange(16), cumulative)
+    heads = message.heads.copy()
+    assert np.array_equal(plain.pop(16, interval_of), np.arange(16))
+    symbols = message.pop(16, interval_of, turns)
+    assert not np.array_equal(symbols, np.arange(16))
+    message.push(cumulative[symbols], cumulative[symbols + 1] - cumulative[symbols], turns)
+    assert np.array_equal(message.heads, heads)
+
+
 def test_a_message_is_as_long_as_its_information():
     random = np.random.default_rng(0)
     probability = random.dirichlet(np.ones(256))
@@ -90,7 +109,7 @@ def test_a_posterior_that_is_the_prior_and_one_that_is_a_needle(likelihood):
 
 
 def test_the_file_is_as_long_as_the_bound_says():
-    """Bits back costs the bound: what picks the latents is not paid for."""
+    """Bits back costs the bound: what picks the latents is not paid for, and no picture's latents pick the next's."""
     from recipes.vae.bounds import elbo, value_of
 
     net = shaken_net(vae_config(*SMALL))
@@ -108,11 +127,14 @@ def test_edges_of_buckets_rise_by_at_least_a_slot_and_end_at_the_last():
         assert edges[0] == 0 and edges[-1] == 1 << PRECISION and (np.diff(edges) >= 1).all()
 
 
-@pytest.mark.parametrize("place", [-5, -2000, 300])
+@pytest.mark.parametrize("place", ["last word", "first state", "checksum"])
 def test_a_changed_byte_is_noticed(place):
     net = shaken_net(vae_config(*SMALL))
     content = bytearray(encode(net, pictures("noise", 20), np.arange(20) % 10))
-    content[place] ^= 4
+    states = content.index(b"\n") + 1
+    content[
+        {"last word": -2, "first state": states + 2, "checksum": content.index(b"sha256") + 12}[place]
+    ] ^= 1
     with pytest.raises(DamagedMessage, match="checksum differs: made by torch"):
         decode(net, bytes(content))
 
@@ -131,7 +153,7 @@ def test_a_fresh_process_reads_the_file(tmp_path):
     config = vae_config(*SMALL)
     net = shaken_net(config)
     describe(config.model, Pictures(8, 1, tuple("0123456789")), tmp_path)
-    weights = {key: value.contiguous() for key, value in net.state_dict().items()}
+    weights = {key: value for key, value in net.state_dict().items()}
     save_file(weights, tmp_path / "vae.safetensors")
     images = pictures("noise")
     (tmp_path / "pictures.bits").write_bytes(encode(net, images, np.arange(6)))
@@ -163,6 +185,18 @@ def test_jpeg_and_webp_are_read_back_from_the_bytes_that_count():
     assert {"codec", "setting", "bytes_a_picture", "decibels"} == json.loads(
         rate_distortion.points_json(points)
     )[0].keys()
+
+
+def test_curves_are_compared_at_the_vaes_sizes_and_not_beyond_their_ends():
+    line = [("VAE", 40, 20.0), ("VAE", 8, 10.0), ("JPEG", 20, 12.0), ("JPEG", 80, 22.0)]
+    points = [rate_distortion.Point(codec, 1.0, size, decibels) for codec, size, decibels in line]
+    assert rate_distortion.at_rate(points, "JPEG", 40) == pytest.approx(17)
+    found = {(score.name, score.model): score.value for score in compression.lossy_scores(points, 5)}
+    assert found == {
+        ("reconstruction at 40 bytes a picture", "VAE"): 20.0,
+        ("reconstruction at 40 bytes a picture", "JPEG"): pytest.approx(17),
+        ("reconstruction at 8 bytes a picture", "VAE"): 10.0,
+    }
 
 
 def test_lossless_sizes_are_those_of_files():

@@ -116,7 +116,7 @@ class LinearGaussian:
     def posterior(self, x_B3: torch.Tensor) -> Posterior:
         precision = torch.eye(2) + self.weight.T @ self.weight / self.std**2
         mean = x_B3 @ self.weight @ torch.linalg.inv(precision) / self.std**2
-        return mean + 0.2, (-0.5 * torch.log(precision.diagonal())).expand_as(mean)
+        return mean + 0.5, (-0.5 * torch.log(precision.diagonal())).expand_as(mean)
 
     def terms(self, x_B3, noise_BN):
         mean, log_std = self.posterior(x_B3)
@@ -147,7 +147,7 @@ def test_elbo_then_importance_bound_then_log_likelihood_where_it_is_known():
     assert weighted[0] == pytest.approx(lower, abs=0.35)  # one weight has the ELBO as its mean; 0.17 seen
     assert lower < exact - 0.1  # q is off, and the bound says so
     assert weighted[0] < weighted[1] < weighted[2]
-    assert weighted[2] == pytest.approx(exact, abs=0.01)
+    assert exact - 0.1 < weighted[2] <= exact + 0.01
 
 
 def test_without_the_class_the_bound_is_the_mean_over_classes():
@@ -217,9 +217,7 @@ def test_the_exported_directory_draws_what_the_live_model_draws(prepared, tmp_pa
     describe(config.model, Pictures(8, 1, tuple("0123456789")), trained)
     for seed, name in enumerate(("vae", "vae_ema")):
         weights = shaken_net(config, seed).state_dict()
-        save_file(
-            {key: value.contiguous() for key, value in weights.items()}, trained / f"{name}.safetensors"
-        )
+        save_file({key: value for key, value in weights.items()}, trained / f"{name}.safetensors")
     exported.write(config, prepared, trained, out)
     samplers = load_samplers(config, prepared, trained)
     drawn = exported.load(out)([0, 7], [1, 2])
