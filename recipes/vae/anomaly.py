@@ -62,12 +62,13 @@ def chosen(held_out: "PreparedImages", left_out: int, count: int) -> tuple["np.n
 
 def nearest_distances(images: "np.ndarray", train: "np.ndarray") -> "np.ndarray":
     """Euclidean distance in pixels from each picture to the nearest of training, fp64 (N,)."""
+    import numpy as np
     import torch
 
-    wanted = torch.from_numpy(images.reshape(len(images), -1)).float()
+    wanted = torch.from_numpy(np.array(images).reshape(len(images), -1)).float()
     best = torch.full((len(images),), float("inf"))
     for first in range(0, len(train), 4000):
-        near = torch.from_numpy(train[first : first + 4000].reshape(-1, wanted.shape[1])).float()
+        near = torch.from_numpy(np.array(train[first : first + 4000]).reshape(-1, wanted.shape[1])).float()
         best = torch.minimum(best, torch.cdist(wanted, near).min(dim=1).values)
     return best.double().numpy()
 
