@@ -142,5 +142,6 @@ class Diffusion:
         classes = max(1, self.pictures.classes)
         pipeline = pipeline_of(self.config, nets["model"], self.null_label, self.config.sampler)
         labels = [place % classes for place in range(len(seeds))]
-        save_sheet(drawing(pipeline)(seeds, labels), out / "samples.png")
+        columns = classes if 1 < classes <= 20 else None
+        save_sheet(drawing(pipeline)(seeds, labels), out / "samples.png", columns)
         return {}
