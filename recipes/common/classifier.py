@@ -16,7 +16,7 @@ from recipes.common.config import Classifier
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import uniform
 
-ZERO_STAGES = (1, 2)
+ZERO_STAGES = (1, 2, 3)
 LAST_SIDE = 8  # strided layers halve a picture until its side is at most this
 CHUNK = 500  # pictures a forward, outside of training
 SHIFT = 1 / 12  # of a side: how far augmentation moves a picture, in each direction; at least one pixel
@@ -63,7 +63,9 @@ class ConvolutionalNet(nn.Module):
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, F), after its activation."""
-        x_BCHW = x_BCHW.to(self.hidden.weight.dtype)  # ZeRO computes in the weights' precision, without autocast
+        x_BCHW = x_BCHW.to(
+            self.hidden.weight.dtype
+        )  # ZeRO computes in the weights' precision, without autocast
         return F.silu(self.hidden(self.maps(x_BCHW).flatten(1)))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.config import Run, Section
 from pipeline.errors import UserError
@@ -37,9 +38,10 @@ def config_of(tmp_path, **given):
     return Config(run=Run(output_dir=tmp_path, threads=1), data=data, features=settings(ema_decay=0.5))
 
 
-def run_stage(tmp_path, train, held_out):
+def run_stage(tmp_path, train, held_out, **given):
     prepared = write_prepared(tmp_path / "prepare", train, held_out)
     out, config = tmp_path / "features", config_of(tmp_path)
+    config = config.model_copy(update={"features": config.features.model_copy(update=given)})
     stage = Stage("features", "recipes.common.features", {}, ("prepare",), launched=True)
     places = [tmp_path / "checkpoints", tmp_path / "logs"]
     for place in (out, *places):
@@ -60,6 +62,19 @@ def test_the_stage_publishes_what_its_file_reaches(tmp_path):
     assert metrics["accuracy"] > 0.9  # seen: 0.980
     assert np.square(found.astype(float)).mean() == pytest.approx(1, rel=1e-6)
     assert f"{metrics['accuracy']:.1%} of 300 held-out" in network.what
+
+
+def test_the_shadow_of_the_weights_is_published_where_there_is_one(tmp_path):
+    train, held_out = digit_pictures()
+    few = {"max_steps": 5, "train_batch_size": 16, "per_device_train_batch_size": 16}
+    made = [
+        run_stage(tmp_path / str(decay), train, held_out, ema_decay=decay, **few)[0]
+        for decay in (0.0, 0.0001, 0.9)
+    ]
+    last, near, shadow = (load_file(out / "classifier.safetensors") for out in made)
+    for name, tensor in last.items():
+        torch.testing.assert_close(near[name], tensor, rtol=0, atol=1e-5)
+        assert not torch.equal(shadow[name], tensor)
 
 
 def test_a_picture_has_its_features_whatever_is_beside_it(tmp_path):
@@ -129,7 +144,10 @@ def test_grey_pictures_are_seen_as_their_colour(lite0):
     inputs = [efficientnet.as_input(torch.from_numpy(pictures)) for pictures in (grey, colour)]
     assert inputs[0].shape == (1, 3, 224, 224)
     assert torch.equal(*inputs)
-    assert inputs[0].min() >= -127 / 128 and inputs[0].max() <= 1
+    for value, expected in ((0, -127 / 128), (127, 0), (255, 1)):
+        flat = torch.full((1, 8, 8, 1), value, dtype=torch.uint8)
+        found = efficientnet.as_input(flat)
+        torch.testing.assert_close(found, torch.full_like(found, expected), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

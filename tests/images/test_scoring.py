@@ -99,6 +99,7 @@ def test_good_pictures_are_near_and_bad_ones_are_not(found):
     for name in ("Frechet distance", "kernel distance"):
         assert value(found, name, REAL) < value(found, name, "random") / 5
         assert value(found, name, "noised") < value(found, name, "random") / 2
+    assert value(found, "Frechet distance", REAL) > 0.01  # other pictures than those they are held against
     assert value(found, "pictures of the class asked for", "noised") > 0.7
     assert value(found, "pictures of the class asked for", "random") < 0.3
     assert value(found, "precision", REAL) > 0.8 > value(found, "precision", "random")
