@@ -139,6 +139,19 @@ def test_seeds_differ_and_the_same_seed_does_not():
     assert (first == again).all() and (first != other).any()
 
 
+def test_every_diet_is_given_to_the_same_seeds(tmp_path, monkeypatch):
+    asked = []
+
+    def perfect(training, diet, held_out, flip):
+        asked.append((training.seed, training.max_steps, flip))
+        return held_out.labels
+
+    monkeypatch.setattr(utility, "trained_classes", perfect)
+    found, _ = run_stage(tmp_path, monkeypatch, noise, seeds=3, max_steps=7, flip=True)
+    assert asked == 4 * [(0, 7, True), (1, 7, True), (2, 7, True)]
+    assert set(values(found).values()) == {0.0, 1.0}
+
+
 def test_what_has_no_classes_is_refused_with_its_reason(tmp_path, monkeypatch):
     config = config_of(tmp_path)
     utility.check(config)
