@@ -296,6 +296,7 @@ def test_a_wrong_key_is_named_by_the_settings_of_its_own_kind(given, told):
         image_config(given)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # its compiler's
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist", "fashion_mnist_gpu", "stacked_digits"])
 def test_every_recipe_on_pictures_has_the_common_stages_and_fits(name):
     config = load(settings.schema_of, ROOT / "recipes" / "gan" / f"{name}.yaml", [])
