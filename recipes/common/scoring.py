@@ -72,10 +72,7 @@ def image_scores(
         missing["pictures compared"] = (
             f"{real.count:,} of the {settings.samples:,} asked for: {real.shortage}"
         )
-    drawn: Pictures = {}
-    for name, sampler in samplers.items():
-        say(f"drawing {real.count:,} pictures: {name}")
-        drawn[name] = sampler(list(range(real.count)), real.labels)
+    drawn = _drawn(samplers, real, say)
     sheet = Sheet(real, settings)
     for network in networks:
         say(f"scores in {network.name} features")
@@ -88,6 +85,14 @@ def image_scores(
     _copies(sheet, drawn)
     _near_copies(sheet, drawn, "pixels", memorisation.as_pixels)
     return sheet.scores, missing
+
+
+def _drawn(samplers: dict[str, Sampler], real: Real, say: Callable[[str], None]) -> Pictures:
+    drawn = {}
+    for name, sampler in samplers.items():
+        say(f"drawing {real.count:,} pictures: {name}")
+        drawn[name] = sampler(list(range(real.count)), real.labels)
+    return drawn
 
 
 def _networks(features: Path | None, settings: ImageScores) -> tuple[list["FeatureNetwork"], dict[str, str]]:
@@ -256,21 +261,27 @@ def _near_copies(
     queries = np.concatenate([rows_of(pictures) for pictures in sets.values()])
     nearest = memorisation.nearest_distances(queries, real.train.images, rows_of)
     *parts, unseen = np.split(nearest, places)
-    basis = f"n = {real.count:,} against {real.part:,} held-out pictures, all {len(real.train.labels):,} training ones"
     for model, distances in zip([*drawn, REAL], parts, strict=True):
-        value, interval = _near_share(sheet, distances, unseen)
-        protocol = f"pictures nearer to a training one than the 1st percentile of held-out ones is; {basis}"
-        sheet.add(f"near copies, {space}", model, value, interval, f"{protocol}; {intervals.SHARE}")
-        value = memorisation.nearer_chance(distances, unseen)
-        halved = _halved(sheet, memorisation.nearer_chance, distances, unseen)
-        protocol = (
-            f"chance that a picture is nearer to a training one than a held-out one is: 0.5 is real; {basis}"
-        )
-        sheet.add(
-            f"nearer to training, {space}",
-            model,
-            value,
-            intervals.jackknife_interval(value, halved, 0.0, 1.0),
-            f"{protocol}; {intervals.PROTOCOL}",
-            unit="chance",
-        )
+        _nearness_scores(sheet, space, model, distances, unseen)
+
+
+def _nearness_scores(sheet: Sheet, space: str, model: str, distances: np.ndarray, unseen: np.ndarray) -> None:
+    real = sheet.real
+    basis = f"n = {real.count:,} against {real.part:,} held-out pictures, all {len(real.train.labels):,} training ones"
+    value, interval = _near_share(sheet, distances, unseen)
+    protocol = f"pictures nearer to a training one than the 1st percentile of held-out ones is; {basis}"
+    sheet.add(f"near copies, {space}", model, value, interval, f"{protocol}; {intervals.SHARE}")
+    value = memorisation.nearer_chance(distances, unseen)
+    halved = _halved(sheet, memorisation.nearer_chance, distances, unseen)
+    interval = intervals.jackknife_interval(value, halved, 0.0, 1.0)
+    protocol = (
+        f"chance that a picture is nearer to a training one than a held-out one is: 0.5 is real; {basis}"
+    )
+    sheet.add(
+        f"nearer to training, {space}",
+        model,
+        value,
+        interval,
+        f"{protocol}; {intervals.PROTOCOL}",
+        unit="chance",
+    )
