@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from recipes.gan.config import Convolutions
-from recipes.gan.labels import LabelledLatent, Projection
+from recipes.gan.labels import Projection, Start
 from recipes.gan.sizes import Shape, halvings_of, widths
 
 SLOPE = 0.2  # of the leaky rectifiers, as in the paper
+FAINT = (
+    0.1  # of a generator's first pictures: random ones are noise to the pixel, which takes long to unlearn
+)
 
 
 class Generator(nn.Module):
@@ -25,21 +28,18 @@ class Generator(nn.Module):
         halvings = halvings_of(shape.image_size)
         maps = widths(model.channels, model.max_channels, halvings)[::-1]
         base = shape.image_size >> halvings
-        self.latent = LabelledLatent(model.latent_size, shape.classes)
-        self.start = nn.Sequential(
-            nn.Linear(self.latent.size, maps[0] * base * base), nn.Unflatten(1, (maps[0], base, base))
-        )
         layers = [nn.LeakyReLU(SLOPE), nn.Conv2d(maps[0], maps[0], 3, padding=1), nn.LeakyReLU(SLOPE)]
         for before, after in zip(maps, maps[1:], strict=False):
             layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(SLOPE)]
         last = nn.ConvTranspose2d(maps[-1], shape.channels, 4, stride=2, padding=1)
         self.layers = nn.Sequential(*layers, last, nn.Tanh())
-        initialise(self)
+        initialise(self.layers)
+        with torch.no_grad():
+            last.weight *= FAINT
+        self.start = Start(model.latent_size, shape.classes, maps[0], base, gain=1)
 
     def forward(self, latent_BL: Tensor, labels_B: Tensor) -> Tensor:
-        latent = self.latent(latent_BL.to(self.start[0].weight.dtype), labels_B)
-        x_BCHW = self.start(latent).contiguous(memory_format=torch.channels_last)
-        return self.layers(x_BCHW).float()
+        return self.layers(self.start(latent_BL, labels_B)).float()
 
 
 class Critic(nn.Module):

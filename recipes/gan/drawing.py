@@ -12,7 +12,7 @@ CHUNK = 64
 
 def drawn(generator: nn.Module, seeds: list[int], labels: list[int]) -> np.ndarray:
     """uint8 (B, H, W, C); picture i depends on seeds[i] and labels[i] alone, bit for bit."""
-    device, size = next(generator.parameters()).device, generator.latent.latent_size
+    device, size = next(generator.parameters()).device, generator.start.latent_size
 
     def draw(seeds: list[int], labels: list[int]) -> Tensor:
         latents = np.stack([latent_of(seed, size) for seed in seeds])

@@ -7,12 +7,11 @@ interpolation is not. Nothing looks at its batch.
 Shapes: B pictures, C channels, H rows, W columns, L latent numbers, F feature maps.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.gan.config import Convolutions
-from recipes.gan.labels import LabelledLatent, Projection
+from recipes.gan.labels import Projection, Start
 from recipes.gan.sizes import Shape, halvings_of, widths
 
 SLOPE = 0.2
@@ -47,11 +46,7 @@ class Generator(nn.Module):
         halvings = halvings_of(shape.image_size)
         maps = widths(model.channels, model.max_channels, halvings + 1)[::-1]
         base, blocks = shape.image_size >> halvings, model.blocks * (halvings + 1)
-        self.latent = LabelledLatent(model.latent_size, shape.classes)
-        size = maps[0] * base * base
-        self.start = nn.Sequential(
-            scaled(nn.Linear(self.latent.size, size), 1), nn.Unflatten(1, (maps[0], base, base))
-        )
+        self.start = Start(model.latent_size, shape.classes, maps[0], base, gain=1)
         layers = stage(maps[0], model.blocks, blocks)
         for before, after in zip(maps, maps[1:], strict=False):
             layers += [scaled(nn.Conv2d(before, after, 1), 1), nn.Upsample(scale_factor=2)]
@@ -59,9 +54,7 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, scaled(nn.Conv2d(maps[-1], shape.channels, 1), 1))
 
     def forward(self, latent_BL: Tensor, labels_B: Tensor) -> Tensor:
-        latent = self.latent(latent_BL.to(self.start[0].weight.dtype), labels_B)
-        x_BCHW = self.start(latent).contiguous(memory_format=torch.channels_last)
-        return self.layers(x_BCHW).float()
+        return self.layers(self.start(latent_BL, labels_B)).float()
 
 
 class Critic(nn.Module):

@@ -128,7 +128,7 @@ def drawn(tmp_path):
 
 def test_a_collapsed_generator_rings_through_the_recipe(drawn):
     def collapse(nets):
-        nets["generator"].start[0].weight.zero_()
+        nets["generator"].start.linear.weight.zero_()
 
     figures, sheet = drawn(collapse)
     assert figures["duplicates"] == 1.0 and sheet.is_file()
