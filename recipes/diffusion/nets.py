@@ -48,8 +48,6 @@ def _unet(unet: Unet, pictures: Pictures) -> "UNet2DModel":
     for name, module in net.named_modules():
         if name.endswith(".conv2"):
             _zero(module)  # arXiv:2105.05233's residual blocks end in zeros
-    if pictures.classes:
-        nn.init.normal_(net.class_embedding.weight, std=0.02)
     return net
 
 
@@ -71,12 +69,6 @@ def _dit(dit: Dit, pictures: Pictures) -> "DiTTransformer2DModel":
         # last row, the class of none.
         block.norm1.emb.class_embedder.dropout_prob = 0.0
         _zero(block.norm1.linear)  # adaLN-Zero, arXiv:2212.09748, section 3.2
-        for embedder in (
-            block.norm1.emb.timestep_embedder.linear_1,
-            block.norm1.emb.timestep_embedder.linear_2,
-        ):
-            nn.init.normal_(embedder.weight, std=0.02)
-        nn.init.normal_(block.norm1.emb.class_embedder.embedding_table.weight, std=0.02)
     _zero(net.proj_out_1)
     _zero(net.proj_out_2)
     return net
