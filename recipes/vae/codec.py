@@ -172,13 +172,10 @@ def _push_posterior(
 
 
 def _posterior_edge(buckets_n: np.ndarray, mean_n: np.ndarray, log_std_n: np.ndarray) -> np.ndarray:
-    """Slots below the lower edge of each bucket, int64 (n,): one a bucket, the others by the posterior's mass.
-
-    The half keeps a posterior that equals the prior, whose mass is a whole number of slots, away from a rounding edge.
-    """
+    """Slots below the lower edge of each bucket, int64 (n,): one a bucket, the others by the posterior's mass."""
     edges = torch.special.ndtri(torch.from_numpy(buckets_n).double() / BUCKETS).numpy()
     mass = torch.special.ndtr(torch.from_numpy((edges - mean_n) * np.exp(-log_std_n))).numpy()
-    return buckets_n + np.floor(mass * FREE + 0.5).astype(np.int64)
+    return buckets_n + np.floor(mass * FREE).astype(np.int64)
 
 
 def _push_prior(message: Message, buckets_N: np.ndarray) -> None:
