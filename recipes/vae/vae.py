@@ -18,9 +18,11 @@ from recipes.common.dataset import ImageSplit, PreparedImages
 from recipes.vae.config import Train, VaeConfig
 from recipes.vae.ladder import Bound
 from recipes.vae.nets import Pictures, build
-from recipes.vae.vq import Quantised
+from recipes.vae.vq import Quantised, perplexity
 
 ZERO_STAGES = (1, 2)
+WATCHED = 256  # held-out pictures on which the use of latents and codes is watched while training
+COLLAPSED = 0.1  # nats a picture below which a group of latents carries nothing
 
 
 @dataclass(frozen=True)
@@ -115,15 +117,26 @@ class Vae:
             vq_figures(found, dimensions) if isinstance(found, Quantised) else vae_figures(found, dimensions)
         )
 
+    @torch.no_grad()
     def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
-        """`out/samples.png`: sample i of seeds[i] and label i modulo the classes; of a VQ-VAE, reconstructions."""
+        """`out/samples.png`: sample i of seeds[i] and label i modulo the classes; of a VQ-VAE, reconstructions.
+
+        The figures are of the first held-out pictures: codes in use, or an alarm for each group that carries nothing.
+        """
         from recipes.common.sheet import save_sheet
         from recipes.vae.sampler import sampler_of
 
         held_out = PreparedImages.open(self.prepared, "held_out")
         labels = [place % max(1, len(held_out.classes)) for place in range(len(seeds))]
         save_sheet(sampler_of(nets["vae"], held_out)(seeds, labels), out / "samples.png")
-        return {}
+        return self._use_of(nets["vae"])
+
+    def _use_of(self, net: nn.Module) -> dict[str, float]:
+        split = self.held_out()
+        batch = self.collate([split.item(index) for index in range(min(WATCHED, split.length))])
+        device = next(net.parameters()).device
+        found = net(*[batch[name].to(device) for name in ("image", "label", "noise")])
+        return code_use(found, self.config.model.codes) if isinstance(found, Quantised) else collapse(found)
 
 
 def kl_weight(train: Train, step: int) -> float:
@@ -156,6 +169,18 @@ def vae_figures(bound: Bound, dimensions: int) -> dict[str, Tensor]:
         figures[f"kl_group_{group}"] = bound.kl[:, group]
         figures[f"active_units_group_{group}"] = bound.active[:, group].float()
     return figures
+
+
+def collapse(bound: Bound) -> dict[str, float]:
+    """An alarm a group: 1 where its mean KL is next to nothing."""
+    means = bound.kl.float().mean(dim=0).tolist()
+    return {f"alarm_group_{group}_carries_nothing": float(kl < COLLAPSED) for group, kl in enumerate(means)}
+
+
+def code_use(found: Quantised, codes: int) -> dict[str, float]:
+    """Codes chosen at least once, and their perplexity."""
+    counts = torch.bincount(found.codes.flatten(), minlength=codes)
+    return {"codes_used": float((counts > 0).sum()), "perplexity": perplexity(counts)}
 
 
 def vq_figures(found: Quantised, dimensions: int) -> dict[str, Tensor]:

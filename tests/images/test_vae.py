@@ -14,7 +14,7 @@ from recipes.vae.bounds import elbo, importance_bound, marginal, value_of
 from recipes.vae.ladder import Bound, Ladder, Posterior
 from recipes.vae.nets import Pictures, build, describe
 from recipes.vae.sampler import ladder_sampler, load_samplers
-from recipes.vae.vae import Vae, kl_weight, vae_loss
+from recipes.vae.vae import Vae, collapse, kl_weight, vae_loss
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -241,8 +241,14 @@ def test_the_exported_directory_draws_what_the_live_model_draws(prepared, tmp_pa
 
 def test_a_drawing_during_training_is_a_sheet(prepared, tmp_path):
     recipe = recipe_of(prepared)
-    recipe.sample({"vae": shaken_net(recipe.config)}, list(range(20)), tmp_path)
+    figures = recipe.sample({"vae": shaken_net(recipe.config)}, list(range(20)), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
+    assert figures.keys() == {"alarm_group_0_carries_nothing", "alarm_group_1_carries_nothing"}
+
+
+def test_an_alarm_rings_for_the_group_that_carries_nothing():
+    bound = Bound(torch.zeros(2), torch.tensor([[0.01, 5.0], [0.15, 0.0]]), torch.zeros(2, 2))
+    assert collapse(bound) == {"alarm_group_0_carries_nothing": 1.0, "alarm_group_1_carries_nothing": 0.0}
 
 
 @pytest.mark.parametrize(

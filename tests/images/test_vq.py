@@ -14,7 +14,7 @@ from recipes.vae import exported
 from recipes.vae.nets import Pictures, describe
 from recipes.vae.reconstruction import psnr, vq_scores
 from recipes.vae.sampler import load_samplers
-from recipes.vae.vae import Vae, vq_figures, vq_loss
+from recipes.vae.vae import Vae, code_use, vq_figures, vq_loss
 from recipes.vae.vq import Quantised, perplexity
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
 
@@ -95,6 +95,8 @@ def test_perplexity_counts_codes_in_use():
     codes = torch.tensor([[[0, 1], [1, 2]], [[3, 3], [3, 3]]])
     figures = vq_figures(Quantised(torch.zeros(2), torch.zeros(2), torch.zeros(2), codes), 4)
     assert figures["codes_a_picture"].tolist() == [3, 1]
+    use = code_use(Quantised(torch.zeros(2), torch.zeros(2), torch.zeros(2), codes), 16)
+    assert use == {"codes_used": 4.0, "perplexity": pytest.approx(perplexity(torch.tensor([1, 2, 1, 4])))}
 
 
 def test_scores_say_what_was_rebuilt_and_how_many_codes_were_used(images):
