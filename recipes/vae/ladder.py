@@ -132,10 +132,13 @@ class Ladder(nn.Module):
 
     def decode(self, latents_BN: Tensor, labels_B: Tensor) -> Tensor:
         """Latents of all groups -> the likelihood's numbers (B, P, C, S, S); standard normal ones: a draw."""
-        h = self.start(labels_B)
+        return self.descend(self.start(labels_B), latents_BN)
+
+    def descend(self, h_BFRR: Tensor, latents_BN: Tensor) -> Tensor:
+        """The same from what the decoder starts with, which may lie between two classes."""
         for rung, resolution, z in self.walk(latents_BN):
-            h = rung(to_resolution(h, resolution), z)
-        return self.finish(h)
+            h_BFRR = rung(to_resolution(h_BFRR, resolution), z)
+        return self.finish(h_BFRR)
 
     def walk(self, latents_BN: Tensor) -> Iterator[tuple[Rung, int, Tensor]]:
         """Each rung with its resolution and its part (B, L, R, R) of numbers for all latents."""

@@ -31,13 +31,16 @@ def weight_files(config: VaeConfig) -> dict[str, str]:
 
 
 def load_samplers(config: VaeConfig, prepared: Path, trained: Path) -> dict[str, Sampler]:
-    """Draws from each set of weights; of a VQ-VAE, which has no prior, reconstructions of held-out pictures."""
-    held_out = PreparedImages.open(prepared, "held_out")
-    kind = ", reconstructions" if config.model.kind == "vq" else ""
-    return {
-        f"{name}{kind}": sampler_of(load_net(trained, file), held_out)
-        for name, file in weight_files(config).items()
-    }
+    """Draws by the best weights; of a VQ-VAE, which has no prior, reconstructions of held-out pictures.
+
+    A draw of the model is a picture of drawn pixels; the mean of the pixels' distribution has no pixel noise.
+    """
+    name, file = next(iter(weight_files(config).items()))
+    net = load_net(trained, file)
+    if isinstance(net, VectorQuantised):
+        held_out = PreparedImages.open(prepared, "held_out")
+        return {f"{name}, reconstructions": code_sampler(net, held_out_codes(net, held_out))}
+    return {f"{name}, mean pixels": ladder_sampler(net), f"{name}, drawn pixels": ladder_sampler(net, True)}
 
 
 def extra_sheets(config: VaeConfig, prepared: Path, trained: Path, out: Path) -> None:
@@ -55,12 +58,14 @@ def sampler_of(net: Ladder | VectorQuantised, held_out: PreparedImages) -> Sampl
     return ladder_sampler(net)
 
 
-def ladder_sampler(net: Ladder) -> Sampler:
-    """Latents from the prior and pixels from the likelihood, both by seed."""
+def ladder_sampler(net: Ladder, drawn_pixels: bool = False) -> Sampler:
+    """Latents from the prior by seed; then the mean of each pixel's distribution, or a draw from it by seed too."""
 
     def draw(seeds: list[int], labels: list[int]) -> Tensor:
         latents = torch.from_numpy(np.stack([latents_of(seed, net.latents) for seed in seeds]))
         numbers = net.decode(latents.to(net.top.device), torch.tensor(labels, device=net.top.device))
+        if not drawn_pixels:
+            return to_images(net.likelihood.mean(numbers))
         shape = (2, net.channels, net.image_size, net.image_size)
         coins = torch.from_numpy(np.stack([noise.uniform(seed, "pixels", 0, shape) for seed in seeds]))
         return to_images(net.likelihood.sample(numbers, coins.to(numbers.device)))

@@ -37,16 +37,17 @@ def reconstructions(
 def interpolations(net: Ladder, images_BSSC: np.ndarray, labels_B: np.ndarray, path: Path) -> None:
     """Row i: from picture 2i to picture 2i + 1 along the great circle between their latents; the ends as they are.
 
-    Linear interpolation would leave the shell on which standard normal latents of many dimensions lie. The class of
-    the left picture holds up to the middle.
+    Linear interpolation would leave the shell on which standard normal latents of many dimensions lie. What the decoder
+    knows of the class goes over in a straight line.
     """
     z_BN = posterior_means(net, images_BSSC, labels_B)
+    starts_B = net.start(torch.from_numpy(labels_B))
     rows = []
     for left in range(0, 2 * (len(images_BSSC) // 2), 2):
         shares = torch.linspace(0, 1, STEPS)
         along = torch.stack([great_circle(z_BN[left], z_BN[left + 1], float(share)) for share in shares])
-        labels = torch.tensor([int(labels_B[left + (share > 0.5)]) for share in shares])
-        shown = to_images(net.likelihood.mean(net.decode(along, labels))).numpy()
+        start = torch.stack([torch.lerp(starts_B[left], starts_B[left + 1], share) for share in shares])
+        shown = to_images(net.likelihood.mean(net.descend(start, along))).numpy()
         rows += [images_BSSC[left : left + 1], shown, images_BSSC[left + 1 : left + 2]]
     save_sheet(np.concatenate(rows), path, columns=STEPS + 2)
 

@@ -198,8 +198,9 @@ def test_a_fresh_posterior_is_the_prior():
     assert torch.equal(bound.kl, torch.zeros(3, 2)) and torch.equal(bound.active, torch.zeros(3, 2))
 
 
-def test_sample_i_is_sample_i_whatever_the_others_are():
-    draw = ladder_sampler(shaken_net(vae_config(*SMALL)))
+@pytest.mark.parametrize("drawn_pixels", [False, True])
+def test_sample_i_is_sample_i_whatever_the_others_are(drawn_pixels):
+    draw = ladder_sampler(shaken_net(vae_config(*SMALL)), drawn_pixels)
     labels = [seed % 10 for seed in range(70)]
     together = draw(list(range(70)), labels)
     assert np.array_equal(draw([41], [1]), together[41:42])
@@ -234,9 +235,9 @@ def test_the_exported_directory_draws_what_the_live_model_draws(prepared, tmp_pa
     exported.write(config, prepared, trained, out)
     samplers = load_samplers(config, prepared, trained)
     drawn = exported.load(out)([0, 7], [1, 2])
-    assert list(samplers) == ["EMA", "last step"]
-    assert np.array_equal(drawn, samplers["EMA"]([0, 7], [1, 2]))
-    assert not np.array_equal(drawn, samplers["last step"]([0, 7], [1, 2]))
+    assert list(samplers) == ["EMA, mean pixels", "EMA, drawn pixels"]
+    assert np.array_equal(drawn, samplers["EMA, mean pixels"]([0, 7], [1, 2]))
+    assert np.array_equal(drawn, ladder_sampler(shaken_net(config, seed=1))([0, 7], [1, 2]))
 
 
 def test_a_drawing_during_training_is_a_sheet(prepared, tmp_path):
