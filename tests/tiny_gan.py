@@ -11,7 +11,15 @@ from recipes.gan.config import ImageConfig, schema_of
 from recipes.gan.gan import Gan
 
 DIGITS = Path(__file__).parent.parent / "recipes" / "gan" / "digits.yaml"
-TINY = ("model.latent_size=4", "model.channels=8", "train.train_batch_size=32", "train.max_steps=4")
+TINY = (
+    "model.pair=residual",
+    "model.latent_size=4",
+    "model.channels=8",
+    "train.train_batch_size=32",
+    "train.max_steps=4",
+    "train.penalty_steps=1",
+    "train.augment=[translation]",
+)
 
 
 def image_config(*overrides: str) -> ImageConfig:
