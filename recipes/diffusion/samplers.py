@@ -53,9 +53,13 @@ def _nearest_divisor(steps: int) -> int:
 
 
 def title(sampler: Sampler) -> str:
-    """What a reader calls it: `DDIM, 20 steps, guidance 2`."""
-    guidance = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
-    return f"{TITLES[sampler.name]}, {sampler.steps} steps{guidance}"
+    """What a reader calls it, with the calls of the net where a step takes two: `Heun, 10 steps, 19 calls`."""
+    parts = [TITLES[sampler.name], f"{sampler.steps} steps"]
+    if sampler.guidance != 1:
+        parts.append(f"guidance {sampler.guidance:g}")
+    if network_calls(sampler) != sampler.steps:
+        parts.append(f"{network_calls(sampler)} calls")
+    return ", ".join(parts)
 
 
 def network_calls(sampler: Sampler) -> int:

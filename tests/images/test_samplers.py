@@ -147,4 +147,5 @@ def test_calls_of_the_net_are_those_that_happen(name):
 
 def test_a_title_says_what_was_drawn_with():
     assert title(Sampler(name="dpm_solver++", steps=20)) == "DPM-Solver++(2M), 20 steps"
-    assert title(Sampler(name="ddim", steps=50, guidance=1.5)) == "DDIM, 50 steps, guidance 1.5"
+    assert title(Sampler(name="ddim", steps=50, guidance=1.5)) == "DDIM, 50 steps, guidance 1.5, 100 calls"
+    assert title(Sampler(name="heun", steps=10)) == "Heun, 10 steps, 19 calls"
