@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -256,3 +258,28 @@ def test_a_net_in_bf16_is_fed_bf16_and_answers_in_fp32(prepared, dtype):
     assert errors.dtype == weights.dtype == torch.float32
     exact = recipe.errors(net.float(), batch_of(recipe, 4))[0]
     torch.testing.assert_close(errors, exact, rtol=0.05, atol=0)  # measured at worst 0.015 in bf16
+
+
+def test_the_held_out_error_is_split_by_time_and_nothing_is_lost(prepared, tmp_path):
+    from safetensors.torch import save_file
+
+    from recipes.diffusion.evaluate import held_out_errors, held_out_scores
+
+    config = config_of(UNET, "evaluate.time_buckets=4", "train.ema_decay=0")
+    recipe = Diffusion(config, prepared)
+    net = fresh(recipe)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "nets.json").write_text(json.dumps({"pictures": asdict(recipe.pictures)}))
+    context = SimpleNamespace(config=config, inputs={"prepare": prepared, "train": tmp_path})
+    whole, *parts = held_out_scores(context)
+    assert (whole.count, sum(part.count for part in parts), len(parts)) == (24, 24, 4)
+    assert sum(part.value * part.count for part in parts) == pytest.approx(24 * whole.value)
+    assert all(score.interval[0] <= score.value <= score.interval[1] for score in (whole, *parts))
+    held_out = recipe.held_out()
+    batch = recipe.collate([held_out.item(index) for index in range(24)])
+    exact = recipe.errors(net, batch)[0].detach().double() / 64
+    assert whole.value == pytest.approx(float(exact.mean()), rel=1e-6)
+    first, _ = held_out_errors(
+        config_of(UNET, "evaluate.pictures=5", "train.ema_decay=0"), prepared, tmp_path
+    )
+    assert len(first) == 5 and first == pytest.approx(exact[:5].numpy(), rel=1e-5)
