@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from recipes.common.config import Images
 
 if TYPE_CHECKING:
-    from recipes.common.readers import Content, Row
+    from recipes.common.rows import Content, Row
 
 
 @dataclass

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from recipes.common.ledger import PictureLedger, Record
-    from recipes.common.readers import Content, Row, Source
+    from recipes.common.rows import Content, Row, Source
 
 TRAIN, HELD_OUT = SPLITS = ("train", "held_out")
 LICENCES = {"digits": "BSD-3-Clause", "stacked_digits": "BSD-3-Clause", "fashion_mnist": "MIT"}

@@ -1,50 +1,19 @@
 """The pictures of every source as rows: a key that decides the split, a class, and the content when it is asked for."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.sources import BadRow, is_held_out
-from pipeline.errors import UserError, nearest
-from recipes.common import fashion_mnist
+from pipeline.errors import UserError
+from recipes.common import fashion_mnist, tables
 from recipes.common.config import Images
+from recipes.common.digits import digits, stacked_digits
+from recipes.common.rows import NO_LABEL, Content, Row, Source, path_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-NO_LABEL = -1
-
-Content = bytes | np.ndarray | BadRow  # an encoded picture, its pixels uint8 (H, W, C), or why there is none
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A picture that nobody has looked at yet.
-
-    row: of the file, counted from 0; None where the picture is the file.
-    label: index into the source's classes, or NO_LABEL; wrong: why the label cannot be used.
-    """
-
-    key: str
-    file: str
-    row: int | None
-    label: int
-    held_out: bool
-    wrong: str = ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """classes: names by label, () without labels; read: the contents of some of the rows, in their order.
-
-    other_files: those that lie among the pictures and are none.
-    """
-
-    classes: tuple[str, ...]
-    rows: list[Row]
-    read: Callable[[list[Row]], Iterator[Content]]
-    other_files: int = 0
 
 
 def open_source(images: Images) -> Source:
@@ -53,9 +22,6 @@ def open_source(images: Images) -> Source:
     Raises:
         UserError: nothing at the path, no picture in it, an empty class, or a table without the columns asked for.
     """
-    from recipes.common import tables
-    from recipes.common.digits import digits, stacked_digits
-
     opened = {
         "digits": digits,
         "stacked_digits": stacked_digits,
@@ -65,24 +31,6 @@ def open_source(images: Images) -> Source:
         "datasets": tables.dataset,
     }
     return opened[images.source](images)
-
-
-def path_of(images: Images) -> Path:
-    """The path of a source that needs one.
-
-    Raises:
-        UserError: it is not given, or nothing is there (the nearest name beside it is named).
-    """
-    if images.path is None:
-        raise UserError(
-            f"data.path is missing\nexpected: where to find the pictures of source {images.source}"
-        )
-    path = Path(images.path).expanduser()
-    if path.exists():
-        return path
-    siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(path.name, siblings)[:300] if siblings else f"the folder {path.parent} is missing or empty"
-    raise UserError(f"data.path: nothing at {path}\n{hint}")
 
 
 def _fashion_mnist(images: Images) -> Source:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data.sources import BadRow, is_held_out
 from pipeline.errors import UserError, nearest
 from recipes.common.config import Images
-from recipes.common.readers import NO_LABEL, Content, Row, Source, path_of
+from recipes.common.rows import NO_LABEL, Content, Row, Source, path_of
 
 if TYPE_CHECKING:
     import pyarrow

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from recipes.common import fashion_mnist, prepare
 from recipes.common.dataset import PreparedImages
 from recipes.common.ledger import PictureLedger, Record
-from recipes.common.readers import Row
+from recipes.common.rows import Row
 from tests.helpers import ROOT
 
 SPLITS = ("train", "held_out")

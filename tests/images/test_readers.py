@@ -7,7 +7,8 @@ from pipeline.data.sources import BadRow
 from pipeline.errors import UserError
 from recipes.common import fashion_mnist
 from recipes.common.digits import load
-from recipes.common.readers import NO_LABEL, open_source
+from recipes.common.readers import open_source
+from recipes.common.rows import NO_LABEL
 
 
 def contents(source, wanted=None):

@@ -8,7 +8,8 @@ from pyarrow import parquet
 from pipeline.data.sources import BadRow
 from pipeline.errors import UserError
 from recipes.common import tables
-from recipes.common.readers import NO_LABEL, open_source
+from recipes.common.readers import open_source
+from recipes.common.rows import NO_LABEL
 
 
 def labels(source):
