@@ -18,7 +18,13 @@ from recipes.vae.vae import Vae, collapse, kl_weight, vae_loss
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
-SMALL = ("model.hidden_size=8", "train.max_steps=3", "train.train_batch_size=8", "train.warmup_steps=0")
+SMALL = (
+    "model.hidden_size=8",
+    "train.max_steps=3",
+    "train.train_batch_size=8",
+    "train.warmup_steps=0",
+    "train.kl_warmup_steps=0",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +84,7 @@ def test_noise_comes_with_the_sample_and_the_splits_share_none(prepared):
     for index in (0, 5, 1000):
         one, other = recipe.data().item(index), again.data().item(index)
         assert all(np.array_equal(one[name], other[name]) for name in one)
-        assert one["noise"].shape == (recipe.latents,) == (8 + 4 * 16,)
+        assert one["noise"].shape == (recipe.latents,) == (8 * 4 + 4 * 16,)
     assert not np.array_equal(recipe.data().item(0)["noise"], recipe.data().item(1)["noise"])
     assert not np.array_equal(recipe.data().item(0)["noise"], recipe.held_out().item(0)["noise"])
 

@@ -58,7 +58,7 @@ def test_bits_per_dimension_stand_beside_their_baselines(tmp_path, no_pictures):
     assert low < bits["EMA, ELBO"]["value"] < high and bits["EMA, ELBO"]["count"] == 30
     assert metrics["bits_per_dimension/EMA, ELBO"] == bits["EMA, ELBO"]["value"]
     groups = [model for name, model in scores if name == "active units"]
-    assert groups == ["EMA, group 0 (1 x 1 x 8)", "EMA, group 1 (4 x 4 x 4)"]
+    assert groups == ["EMA, group 0 (2 x 2 x 8)", "EMA, group 1 (4 x 4 x 4)"]
 
 
 def test_the_class_is_paid_for(tmp_path, no_pictures):
