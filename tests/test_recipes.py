@@ -10,9 +10,10 @@ from tests.helpers import launch
 from tests.recipe_cases import CASES, STEP_SAMPLES, STEPS, prepare_all
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
-LAUNCHERS = ("one", "ddp", "zero1", "zero2")
-# Relative, of the sums of all four steps' losses: two processes against one that accumulates. Worst seen beside each.
-TOLERANCE = 1e-5
+LAUNCHERS = ("one", "ddp", "zero1", "zero2", "zero3")
+# Of the losses of four steps, two processes against one that accumulates, relative and of a term. Worst seen 4.1e-6; of
+# the DiT 4.6e-5, whose layers begin at zero: their first gradients are as small as AdamW's epsilon.
+TOLERANCE = {name: 1e-4 if name == "DiT" else 1e-5 for name in CASES}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,9 @@ def seen(shared):
     return report
 
 
-PAIRS = [pytest.param(launcher, recipe) for launcher in LAUNCHERS for recipe in CASES]
+PAIRS = [
+    (launcher, name) for launcher in LAUNCHERS for name, case in CASES.items() if case.runs_under(launcher)
+]
 
 
 @pytest.mark.parametrize(("launcher", "recipe"), PAIRS)
@@ -67,7 +70,7 @@ def test_two_processes_are_one_with_accumulation(seen, launcher, recipe):
         assert row.keys() == expected.keys()
         for name, (total, count) in expected.items():
             assert row[name][1] == count
-            assert row[name][0] == pytest.approx(total, rel=TOLERANCE, abs=TOLERANCE * count)
+            assert row[name][0] == pytest.approx(total, rel=TOLERANCE[recipe], abs=TOLERANCE[recipe] * count)
 
 
 @pytest.mark.parametrize(("launcher", "recipe"), PAIRS)

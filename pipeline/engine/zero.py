@@ -27,10 +27,12 @@ class DeepSpeedEngine:
     ):
         import deepspeed
 
-        self.stage = runtime.zero_stage
+        self.stage, self.rank, self.world_size = runtime.zero_stage, runtime.rank, runtime.world_size
         self.trainable = trainable_of(module)
         self.muon = {id(p) for group in groups if group["use_muon"] for p in group["params"]}
-        for parameter in module.parameters():  # it flattens them by rows, and cannot broadcast other layouts (0.19.8)
+        for (
+            parameter
+        ) in module.parameters():  # it flattens them by rows, and cannot broadcast other layouts (0.19.8)
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         self.deepspeed, self.zero, _, _ = deepspeed.initialize(
             model=module,
@@ -93,18 +95,31 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
         self._make_state(steps)
         for name, parameter in self.trainable:
-            safe_set_full_fp32_param(parameter, read(f"weight/{name}").to(self.flats[0].device))
-            for kind in self._kinds(parameter):
-                whole = read(f"{kind}/{name}").to(self.flats[0].device)
-                if kind == "momentum_buffer" and self.stage < 3:
-                    self._set_momentum(parameter, whole)
-                else:
-                    safe_set_full_optimizer_state(parameter, whole, kind)
+            for kind in ("weight", *self._kinds(parameter)):
+                self._set(parameter, kind, read(f"{kind}/{name}").to(self.flats[0].device))
         self.refresh()
+
+    def _set(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
+        """Put a whole fp32 tensor where this process keeps its part of it."""
+        from deepspeed import utils
+
+        if self.stage == 3:
+            # DeepSpeed's setter of whole tensors forgets that the last process's part is padded (0.19.8).
+            size = parameter.ds_tensor.numel()
+            parts = nn.functional.pad(whole.flatten(), (0, size * self.world_size - whole.numel()))
+            part = parts.narrow(0, size * self.rank, size)
+            if kind == "weight":
+                utils.safe_set_local_fp32_param(parameter, part)
+            else:
+                utils.safe_set_local_optimizer_state(parameter, part, kind)
+        elif kind == "weight":
+            utils.safe_set_full_fp32_param(parameter, whole)
+        elif kind == "momentum_buffer":
+            self._set_momentum(parameter, whole)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, whole, kind)
 
     def _kinds(self, parameter: nn.Parameter) -> tuple[str, ...]:
         return OPTIMIZER_STATE["muon" if id(parameter) in self.muon else "adamw"]
