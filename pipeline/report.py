@@ -45,10 +45,10 @@ def render(name: str, config: dict[str, Any], artifacts: list[Artifact], logs: d
     scores = results.scores_of(artifacts)
     sections = [
         outcome.scores(scores, results.missing_of(artifacts)),
+        outcome.images(results.images_of(artifacts), by_stage),
+        training.drawings(logs),
         training.alarms(logs),
         training.curves(logs, by_stage),
-        training.drawings(logs),
-        outcome.images(results.images_of(artifacts), by_stage),
         outcome.samples(results.samples_of(artifacts)),
         record.ledger(results.ledgers_of(artifacts)),
         record.cost(artifacts),
