@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from pipeline.config import load
 from pipeline.files import write_json
@@ -47,3 +49,12 @@ def tiny_gan(prepared: Path, *overrides: str, micro: int = 16, **data: Any) -> G
     """Four steps with 32 pictures each, in micro-batches of `micro`, on any number of processes."""
     size = f"train.per_device_train_batch_size={micro}"
     return Gan(image_config(*TINY, size, *overrides), prepared_digits(prepared, **data))
+
+
+def shaken(net: nn.Module, seed: int = 0) -> nn.Module:
+    """`net` with weights that all matter: a residual block starts as nothing."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.05)
+    return net
