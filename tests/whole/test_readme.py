@@ -31,10 +31,12 @@ def commands(text: str) -> list[str]:
 
 
 def stated_in_recipes() -> list[str]:
-    """The command that opens each YAML, as it is written there."""
-    files = sorted(ROOT.glob("recipes/*/*.yaml"))
-    found = [re.findall(r"^#\s+command\s+(.+)$", file.read_text(), re.M) for file in files]
-    return [re.sub(r"\s+\(.*", "", line).strip() for lines in found for line in lines]
+    """The commands that open each YAML, as they are written there."""
+    texts = [re.sub(r"\\\n#", "", file.read_text()) for file in sorted(ROOT.glob("recipes/*/*.yaml"))]
+    found = [
+        re.findall(r"^#\s+(?:command\s+)?((?:headwater|accelerate launch) .+)$", text, re.M) for text in texts
+    ]
+    return [re.sub(r"\s+[(#].*", "", line).strip() for lines in found for line in lines]
 
 
 def check(command: str) -> None:
@@ -83,7 +85,7 @@ def test_the_commands_are_found():
     verbs = {line.split()[1] for line in found if line.startswith("headwater ")}
     assert {"run", "plan", "status", "verify", "chat", "export"} <= verbs
     assert sum(line.startswith("accelerate launch ") for line in found) >= 2
-    assert len(stated_in_recipes()) >= 4
+    assert len(stated_in_recipes()) >= len(list(ROOT.glob("recipes/*/*.yaml")))
 
 
 @pytest.mark.parametrize("command", commands(README) + stated_in_recipes())
@@ -125,6 +127,7 @@ SAID = {
     "verify": ": verified",
 }
 RUN = [line for line in commands(README) if line.startswith("headwater ") and line.split()[1] in CHEAP]
+PICTURES = [line for line in RUN if line.split()[1] == "run" and "recipes/llm/" not in line]
 LAUNCHED = [line for line in commands(README) if line.startswith("accelerate launch ")]
 
 
@@ -143,12 +146,21 @@ def run(words: list[str], typed: str = "") -> subprocess.CompletedProcess:
 def on_the_miniature(words: list[str], output: Path) -> list[str]:
     """The command on a finished run instead of runs/quickstart, or with the settings that made it."""
     words = [word.replace("runs/quickstart", str(output)) for word in words]
-    if any(word.endswith(".yaml") for word in words):
+    if "recipes/llm/quickstart.yaml" in words:
         words += [f"run.output_dir={output}", *MINIATURE]
     return words
 
 
-@pytest.mark.parametrize("command", RUN)
+@pytest.mark.parametrize("command", PICTURES)
+def test_a_use_of_an_image_model_is_a_stage(command, tmp_path):
+    words = [*command.split()[1:], "data.source=digits", "data.image_size=8", "--dry-run"]
+    done = run(["pipeline", *words, f"run.output_dir={tmp_path}"])
+    section = next(word.partition(".")[0] for word in words[2:] if "=" in word)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^{section} +run", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("command", [line for line in RUN if line not in PICTURES])
 def test_a_headwater_command_works_on_a_run(command, finished):
     verb = command.split()[1]
     done = run(["pipeline", *on_the_miniature(command.split()[1:], finished[0]), *CHEAP[verb]], "hello\n")
