@@ -73,7 +73,7 @@ class Compression(Section):
 
     pictures: int = what(200, "held-out pictures that are really coded and decoded", ge=1)
     steps: tuple[float, ...] = what(
-        (0.25, 0.5, 1.0, 1.5, 2.0, 3.0), "widths to which latents are rounded, in prior standard deviations"
+        (0.25, 0.5, 0.75, 1.0, 1.25, 1.5), "widths to which latents are rounded, in prior standard deviations"
     )
 
 
