@@ -74,7 +74,7 @@ def nearest_distances(images: "np.ndarray", train: "np.ndarray") -> "np.ndarray"
 
 
 def _scores(found: dict[str, "np.ndarray"], unseen: "np.ndarray", config: VaeConfig) -> list[Score]:
-    resamples, seed = config.evaluate.resamples, config.train.seed
+    resamples, seed = config.anomaly.resamples, config.train.seed
     protocol = (
         f"area under the ROC curve of {int(unseen.sum())} held-out pictures of {config.data.left_out_class}, left out "
         f"of training, against {int((~unseen).sum())} of the other classes; 95% bootstrap interval over pictures"

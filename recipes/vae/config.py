@@ -66,6 +66,7 @@ class Anomaly(Section):
     """Is a class that training never saw told apart by the bound?"""
 
     pictures: int = what(1000, "held-out pictures scored", ge=20)
+    resamples: int = what(200, "bootstrap resamples behind an interval", ge=20)
 
 
 class Compression(Section):
