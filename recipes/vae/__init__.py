@@ -1,5 +1,7 @@
 """The VAE family: which stages a recipe has; anomaly detection and compression where their sections are given."""
 
+from typing import Any
+
 from pipeline.stage import Stage
 from recipes.common.stages import image_stages, of
 from recipes.vae.config import VaeConfig
@@ -10,6 +12,9 @@ CONFIG = VaeConfig
 def stages(config: VaeConfig) -> tuple[Stage, ...]:
     """The image recipes' chain, and the uses that the recipe asks for."""
     names = [name for name in ("anomaly", "compression") if getattr(config, name) is not None]
-    inputs = ("prepare", "train")
-    uses = [Stage(name, f"recipes.vae.{name}", of(config, name), inputs) for name in names]
-    return image_stages(config, *uses)
+    uses = [_use(name, f"recipes.vae.{name}", of(config, name)) for name in names]
+    return image_stages(config, _use("sheets", "recipes.vae.draw_sheets", of(config, "sample")), *uses)
+
+
+def _use(name: str, module: str, identity: dict[str, Any]) -> Stage:
+    return Stage(name, module, identity, ("prepare", "train"))

@@ -43,14 +43,6 @@ def load_samplers(config: VaeConfig, prepared: Path, trained: Path) -> dict[str,
     return {f"{name}, mean pixels": ladder_sampler(net), f"{name}, drawn pixels": ladder_sampler(net, True)}
 
 
-def extra_sheets(config: VaeConfig, prepared: Path, trained: Path, out: Path) -> None:
-    """Reconstructions, and of a VAE interpolations, traversals and draws of each group, by the best weights."""
-    from recipes.vae.sheets import write_sheets
-
-    net = load_net(trained, next(iter(weight_files(config).values())))
-    write_sheets(net, PreparedImages.open(prepared, "held_out"), config.sample.seed, out)
-
-
 def sampler_of(net: Ladder | VectorQuantised, held_out: PreparedImages) -> Sampler:
     """(seeds, labels) -> uint8 (B, S, S, C)."""
     if isinstance(net, VectorQuantised):
