@@ -41,7 +41,7 @@ def read_launch(run: Run) -> Launch:
     Raises:
         UserError: missing, no mapping, a kind of launcher that training does not support.
     """
-    path = run.launch or DEFAULT
+    path = _found(run.launch) if run.launch else DEFAULT
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -58,6 +58,11 @@ def read_launch(run: Run) -> Launch:
     stage = settings.get("zero_stage") if kind == "DEEPSPEED" else None
     gpus = None if tree.get("use_cpu") or int(tree.get("num_machines") or 1) > 1 else _gpus() or None
     return Launch(path, _processes(run, tree, kind, gpus), stage, settings, gpus)
+
+
+def _found(path: Path) -> Path:
+    """A relative path is meant from here, or from the checkout, whose recipes name files of launch/."""
+    return path if path.is_absolute() or path.exists() else FILES.parent / path
 
 
 def _processes(run: Run, tree: dict[str, Any], kind: str, gpus: int | None) -> int:
