@@ -13,7 +13,7 @@ from pipeline.results import scores_of
 from pipeline.stage import Context
 from recipes.common.stages import family_module
 
-SECTIONS = ("data", "model", "train", "sample")
+SECTIONS = ("data", "model", "train", "sampler", "sample")  # those that decide what is drawn
 
 
 def render(context: Context, measured: dict[str, int], classes: tuple[str, ...]) -> str:
@@ -44,7 +44,7 @@ def render(context: Context, measured: dict[str, int], classes: tuple[str, ...])
 
 def settings(config: Any) -> str:
     """What was asked for, section by section, without the paths of the machine that made it."""
-    tree = {name: identity(getattr(config, name)) for name in SECTIONS}
+    tree = {name: identity(section) for name, section in config if name in SECTIONS}
     if tree["data"]["path"]:
         tree["data"]["path"] = public(tree["data"]["path"])
     return fenced(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip(), "yaml")
