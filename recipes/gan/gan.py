@@ -54,9 +54,10 @@ class Gan:
         real = self.subject.on_the_way(self.subject.real(batch), batch, real=True)
         if turn == "critic":
             return self._critics_loss(nets["critic"], real, fake, batch, clock)
-        with torch.no_grad():  # the generator has no hand in it
-            real_score = nets["critic"](real, batch.get("label"))
-        fake_score = nets["critic"](fake, batch.get("label"))
+        fake_score, real_score = nets["critic"](fake, batch.get("label")), None
+        if self.training.adversarial == "relativistic":  # the only game in which it matters to the generator
+            with torch.no_grad():
+                real_score = nets["critic"](real, batch.get("label"))
         return Loss(generator_loss(self.training.adversarial, real_score, fake_score).sum())
 
     def _critics_loss(

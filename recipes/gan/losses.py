@@ -20,8 +20,8 @@ def critic_loss(game: str, real_B: Tensor, fake_B: Tensor) -> Tensor:
     return F.relu(1 - real_B) + F.relu(1 + fake_B)
 
 
-def generator_loss(game: str, real_B: Tensor, fake_B: Tensor) -> Tensor:
-    """What the generator minimises, a sample, (B,); only the relativistic game looks at real_B.
+def generator_loss(game: str, real_B: Tensor | None, fake_B: Tensor) -> Tensor:
+    """What the generator minimises, a sample, (B,); only the relativistic game needs real_B.
 
     The other two are arXiv:1406.2661, Section 3 (maximise log D(G(z))), and arXiv:1802.05957, Equation 17.
     """
