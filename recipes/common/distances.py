@@ -3,9 +3,6 @@
 Shapes: N, M rows of two sets, D features, R resamples.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,17 +34,6 @@ def _root(x_ND: Tensor) -> Tensor:
         return centred
     variances, directions = torch.linalg.eigh(centred.T @ centred)
     return variances.clamp(min=0).sqrt()[:, None] * directions.T
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Matrices of some hundred rows: on two busy cores, two threads took up to 100 times as long as one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def kernel_matrix(x_ND: Tensor, y_MD: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from pipeline.results import Score
 from pipeline.scores.intervals import Interval, wilson_interval
 from recipes.common import intervals, memorisation
 from recipes.common.config import Classifier, ImageScores
-from recipes.common.distances import KernelDistance, frechet_distance, one_thread
+from recipes.common.distances import KernelDistance, frechet_distance
 from recipes.common.manifold import Distances, manifold, radii
 from recipes.common.real import Real
+from recipes.common.threads import one_thread
 
 if TYPE_CHECKING:
     from recipes.common.features import FeatureNetwork

@@ -11,8 +11,6 @@ S pixels a side, C channels, N latents of a picture, n symbols coded together.
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.recipe import derived_seed
+from recipes.common.threads import one_thread
 from recipes.vae.ladder import Ladder
 from recipes.vae.likelihoods import Likelihood
 from recipes.vae.rans import PRECISION, SLOTS, Message, pieces, pop_table, push_table, table
@@ -39,7 +38,7 @@ class DamagedMessage(ValueError):
 def encode(net: Ladder, images_BSSC: np.ndarray, labels_B: np.ndarray) -> bytes:
     """A file: a line of JSON, then the message."""
     message = Message(LANES, _first_words(net.latents))
-    with _one_thread(), torch.no_grad():
+    with one_thread(), torch.no_grad():
         for place, (image, label) in enumerate(zip(images_BSSC, labels_B, strict=True)):
             _push_picture(message, net, np.array(image), int(label), _turns(net, place))
     header = {
@@ -62,7 +61,7 @@ def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     except ValueError as error:
         raise DamagedMessage(f"this is no file of coded pictures: {error}") from error
     try:
-        with _one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             places = reversed(range(header["pictures"]))
             pairs = [_pop_picture(message, net, _turns(net, place)) for place in places]
     except ValueError as error:
@@ -242,14 +241,3 @@ def _first_words(latents: int) -> np.ndarray:
 
 def _machine() -> str:
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A sum's rounding depends on how many threads share it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,7 +16,7 @@ from recipes.common.classifier import (
     shifted,
 )
 from recipes.common.dataset import ImageSplit, PreparedImages
-from recipes.common.distances import one_thread
+from recipes.common.threads import one_thread
 from tests.images.pictures import ALONE, digit_pictures, settings
 
 

@@ -6,8 +6,9 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from recipes.common.distances import KernelDistance, frechet_distance, one_thread
+from recipes.common.distances import KernelDistance, frechet_distance
 from recipes.common.intervals import crossed_interval, halves, jackknife_interval, share_interval
+from recipes.common.threads import one_thread
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Context, Stage
 from recipes.common import efficientnet, features
 from recipes.common.config import Classifier, Images
-from recipes.common.distances import one_thread
+from recipes.common.threads import one_thread
 from tests.images.pictures import digit_pictures, settings, write_prepared
 
 CHINA, FLOWER = ("palace", 698), ("daisy", 985)  # ImageNet's classes

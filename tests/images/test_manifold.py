@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from recipes.common.distances import one_thread
 from recipes.common.intervals import halves, share_interval
 from recipes.common.manifold import Distances, expected_coverage, manifold, radii
+from recipes.common.threads import one_thread
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 from pipeline.errors import UserError
 from recipes.common import efficientnet
 from recipes.common.config import ImageScores
-from recipes.common.distances import one_thread
 from recipes.common.scoring import REAL, check_scores, image_scores
+from recipes.common.threads import one_thread
 from tests.images.pictures import digit_pictures, settings, write_features, write_prepared
 
 FEW = ImageScores(samples=150, resamples=20)

@@ -38,7 +38,9 @@ def test_every_kind_of_layer_is_divided_and_the_division_is_learnt_through():
     torch.manual_seed(0)
     net = normalise(nn.ModuleList([nn.Conv2d(3, 8, 3), nn.Linear(8, 5), nn.Embedding(10, 8)]))
     for layer in net:
-        assert torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+        assert torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item() == pytest.approx(
+            1, abs=0.02
+        )
     weight = net[1].parametrizations.weight.original
     net[1].weight.sum().backward()
     # A weight over its norm does not change when it is scaled: no gradient along itself.

@@ -14,7 +14,7 @@ from pipeline.results import Score
 from pipeline.stage import Context, Stage
 from recipes.common import utility
 from recipes.common.config import Classifier, Images, Utility
-from recipes.common.distances import one_thread
+from recipes.common.threads import one_thread
 from tests.images.pictures import digit_pictures, settings, write_prepared
 
 ACCURACY, GAIN = "accuracy after training on these pictures", "accuracy gained over real pictures alone"
