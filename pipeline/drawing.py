@@ -28,7 +28,7 @@ class Drawings:
         """Samples 0 to `count` - 1 after update `step`; their figures. Every process draws, process 0 keeps."""
         with TemporaryDirectory() as scratch, self.trainer.resting(shadows=True) as nets:
             figures = self.trainer.recipe.sample(nets, list(range(count)), Path(scratch))
-            if self.trainer.runtime.is_main:
+            if self.trainer.runtime.is_main and any(Path(scratch).iterdir()):
                 self._keep(Path(scratch), step)
         return figures
 

@@ -149,11 +149,7 @@ def _latents_in_use(name: str, bound: Any, groups: tuple[tuple[int, int], ...]) 
         model = f"{name}, group {place} ({resolution} x {resolution} x {channels})"
         nats, units = float(bound.kl[:, place].double().mean()), float(bound.active[:, place].double().mean())
         scores.append(Score("KL of a group", model, nats, None, "nats", count, protocol, "higher"))
-        scores.append(
-            Score(
-                "active units", model, units, None, f"of {channels * resolution**2}", count, active, "higher"
-            )
-        )
+        scores.append(Score("active units", model, units, None, "", count, active, "higher"))
     return scores
 
 
