@@ -285,11 +285,12 @@ def test_groups_that_are_no_ladder_are_refused(groups):
 
 
 def test_uses_are_there_where_their_section_is():
-    assert [stage.name for stage in stages(vae_config())][-3:] == ["sample", "export", "report"]
+    assert [stage.name for stage in stages(vae_config())][-3:] == ["sheets", "export", "report"]
     both = stages(vae_config("compression.pictures=20", "anomaly.pictures=40", "data.left_out_class='3'"))
     assert [stage.name for stage in both if stage.module.startswith("recipes.vae")] == [
         "train",
         "evaluate",
+        "sheets",
         "anomaly",
         "compression",
     ]
