@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import Run
+from pipeline.launch import read_launch
 from tests.helpers import ROOT, free_port, launch
 
 SRUN = """#!/usr/bin/env bash
@@ -115,3 +117,12 @@ def test_slurm_queues_a_job_again_that_was_asked_to_stop_and_no_other(tmp_path, 
     done = slurm(tmp_path, "tests.no_such_program")
     assert done.returncode != 0
     assert (tmp_path / "requeued").exists() == again
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_may_name_any_launch_file(path, monkeypatch, tmp_path):
+    """A bare NO is false to YAML, and such a file was refused; a name is looked for in the checkout, too."""
+    monkeypatch.chdir(tmp_path)
+    found = read_launch(Run(output_dir=tmp_path, launch=f"launch/{path.name}"))
+    assert found.path == path and found.num_processes >= 1
+    assert (found.zero_stage is None) == ("zero" not in path.stem and path.stem != "multi_host")

@@ -2,7 +2,8 @@
 
 Every peer gets its pictures decoded and scaled in memory, which spares it its own per-picture transforms, and yields
 the loss that it reads each step. Sources: diffusers' examples/unconditional_image_generation/train_unconditional.py,
-denoising-diffusion-pytorch's Trainer, pytorch/examples vae/main.py and dcgan/main.py. B pictures.
+denoising-diffusion-pytorch's Trainer, pytorch/examples vae/main.py and dcgan/main.py. An `Accelerator` has one precision a
+process, so bf16 is the autocast that it would wrap around the forward. B pictures.
 """
 
 import importlib.util
@@ -30,7 +31,7 @@ def diffusers_script(net: nn.Module, pictures: Tensor, size: int, rate: float, b
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
+    accelerator = Accelerator(cpu=True)
     scheduler = DDPMScheduler(num_train_timesteps=TIMES)
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     rates = get_scheduler("constant", optimizer=optimizer)
@@ -40,8 +41,9 @@ def diffusers_script(net: nn.Module, pictures: Tensor, size: int, rate: float, b
         noise = torch.randn(clean.shape)
         times = torch.randint(0, TIMES, (len(clean),))
         with accelerator.accumulate(model):
-            said = model(scheduler.add_noise(clean, noise, times), times).sample
-            loss = F.mse_loss(said, noise)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                said = model(scheduler.add_noise(clean, noise, times), times).sample
+            loss = F.mse_loss(said.float(), noise)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -77,7 +79,7 @@ def denoising_diffusion(
     from denoising_diffusion_pytorch import GaussianDiffusion
     from ema_pytorch import EMA
 
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
+    accelerator = Accelerator(cpu=True)
     side, channels = pictures.shape[-1], pictures.shape[1]
     diffusion = GaussianDiffusion(
         _Named(net, channels), image_size=side, objective="pred_noise", beta_schedule="linear"
@@ -86,7 +88,7 @@ def denoising_diffusion(
     shadow = EMA(diffusion, beta=0.995, update_every=10)
     model, optimizer = accelerator.prepare(diffusion, optimizer)
     for clean, _ in batches((pictures + 1) / 2, torch.zeros(len(pictures)), size):
-        with accelerator.autocast():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = model(clean)
         total = loss.item()
         accelerator.backward(loss)
