@@ -2,8 +2,8 @@
 
 Every peer gets its pictures decoded and scaled in memory, which spares it its own per-picture transforms, and yields
 the loss that it reads each step. Sources: diffusers' examples/unconditional_image_generation/train_unconditional.py,
-denoising-diffusion-pytorch's Trainer, pytorch/examples vae/main.py and dcgan/main.py. An `Accelerator` has one precision
-a process, so bf16 is the autocast that it would wrap around the forward. B pictures.
+denoising-diffusion-pytorch's Trainer, pytorch/examples vae/main.py and dcgan/main.py. An `Accelerator` has one
+precision a process, so bf16 is the autocast that it would wrap around the forward. B pictures.
 """
 
 import importlib.util
