@@ -26,7 +26,8 @@ class Stage:
     """One step of a recipe.
 
     module: holds `check(config)` and `run(context) -> metrics`; identity: the settings that decide its output;
-    inputs: upstream stages; launched: trains on all processes, through `accelerate launch`.
+    inputs: upstream stages; launched: trains on all processes, through `accelerate launch`; view: only shows its
+    inputs, so that it is made again, and nobody is asked, where they are others.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Stage:
     identity: dict[str, Any]
     inputs: tuple[str, ...] = ()
     launched: bool = False
+    view: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,10 @@ def decisions(
             continue
         made = directory_of(config, stage.name)
         inputs = {name: digests[name] for name in stage.inputs}
-        found[stage.name] = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
+        decision = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
+        if stage.view and decision.action == "conflict":
+            decision = Decision("run", f"to be shown anew: {decision.reason}")
+        found[stage.name] = decision
         published = artifact.read(made)
         digests[stage.name] = (
             published.digest if published and found[stage.name].action == "up to date" else None
@@ -149,6 +154,8 @@ def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: Text
     made = directory_of(config, stage.name)
     with claim(made.parent / ".partial" / f"{stage.name}.lock", str(made)) if is_main else nullcontext():
         description = _make(config, stage, terminal, is_main)
+        if stage.view and is_main:
+            artifact.discard(made)
         return artifact.publish(made.parent / ".partial" / stage.name, made, description) if is_main else None
 
 

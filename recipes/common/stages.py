@@ -34,7 +34,7 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
     if config.export:
         inputs = ("prepare", "train", "evaluate", "sample")
         found.append(Stage("export", "recipes.common.export", of(config, "export"), inputs))
-    return (*found, Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found)))
+    return (*found, Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
 
 
 def of(config: Any, *names: str) -> dict[str, Any]:

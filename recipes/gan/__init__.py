@@ -22,5 +22,5 @@ def ring_stages(config: RingConfig) -> tuple[Stage, ...]:
         Stage("train", "recipes.gan.train", learned, launched=True),
         Stage("evaluate", "recipes.gan.ring_scores", of(config, "evaluate"), ("train",)),
         Stage("sample", "recipes.gan.ring_sample", of(config, "sample"), ("train",)),
-        Stage("report", "pipeline.report", {}, ("train", "evaluate", "sample")),
+        Stage("report", "pipeline.report", {}, ("train", "evaluate", "sample"), view=True),
     )

@@ -38,7 +38,7 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
         found.append(
             Stage("export", "pipeline.export", _of(config, "export"), (*models, "evaluate", "generate"))
         )
-    found.append(Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found)))
+    found.append(Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
     return tuple(found)
 
 

@@ -35,7 +35,8 @@ SHORT = (
 )
 OWN = {
     "vae": ("evaluate.importance_samples=2", "evaluate.pictures=30"),
-    "diffusion": ("sampler.steps=3", "sampler.others=[]", "evaluate.pictures=30"),
+    # Its nets say nothing at first, and of a label less still: large steps are heard after four.
+    "diffusion": ("train.learning_rate=0.05", "sampler.steps=3", "sampler.others=[]", "evaluate.pictures=30"),
     "gan": ("train.critic.warmup_steps=0", "train.generator.warmup_steps=0"),
 }
 STAGES = {"prepare", "features", "train", "evaluate", "sample", "export", "report"}
@@ -68,6 +69,17 @@ def test_the_same_command_again_does_nothing(finished):
     assert again.code == 0 and "up to date, nothing to do" in again.out
     assert listing(output) == before
     assert again.seconds < 10  # measured 0.3 on idle cores
+
+
+def test_a_use_of_a_finished_model_is_made_beside_it_and_shown(finished):
+    family, output, _ = finished
+    asked = ("utility.seeds=1", "utility.max_steps=2", "utility.samples=20", "utility.real=20")
+    before = {stage: manifest(output, stage)["made"]["started"] for stage in STAGES - {"report"}}
+    done = headwater("run", *short(family, output, *asked))
+    assert (done.code, done.err) == (0, "")
+    assert {stage: manifest(output, stage)["made"]["started"] for stage in before} == before
+    assert "accuracy after training on these pictures" in (output / "report" / "report.html").read_text()
+    assert headwater("run", *short(family, output)).code == 0  # and without it again
 
 
 def test_the_chain_verifies_down_to_the_pictures(finished):
