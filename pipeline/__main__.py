@@ -77,9 +77,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not sys.warnoptions:
-        warnings.simplefilter(
-            "ignore"
-        )  # the libraries' own, in what runs here rather than in a stage with its log
+        # The libraries' own, in what runs here rather than in a stage with its log.
+        warnings.simplefilter("ignore")
     try:
         if arguments[:1] == ["chat"]:
             return _chat(arguments[1:])

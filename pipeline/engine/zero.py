@@ -30,9 +30,8 @@ class DeepSpeedEngine:
         self.stage, self.rank, self.world_size = runtime.zero_stage, runtime.rank, runtime.world_size
         self.trainable = trainable_of(module)
         self.muon = {id(p) for group in groups if group["use_muon"] for p in group["params"]}
-        for (
-            parameter
-        ) in module.parameters():  # it flattens them by rows, and cannot broadcast other layouts (0.19.8)
+        # DeepSpeed flattens parameters by rows, and cannot broadcast other layouts (0.19.8).
+        for parameter in module.parameters():
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         self.deepspeed, self.zero, _, _ = deepspeed.initialize(
             model=module,

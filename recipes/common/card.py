@@ -11,6 +11,7 @@ from pipeline.licences import hub_licence
 from pipeline.model_card import fenced, front, lineage, lineage_table, public, score_table, table
 from pipeline.results import scores_of
 from pipeline.stage import Context
+from recipes.common.prepare import licence_of
 from recipes.common.stages import family_module
 
 SECTIONS = ("data", "model", "train", "sampler", "sample")  # those that decide what is drawn
@@ -34,12 +35,18 @@ def render(context: Context, measured: dict[str, int], classes: tuple[str, ...])
             else []
         ),
         "## Scores\n\n" + score_table(scores_of(chain)),
-        f"## Licence\n\n{config.export.licence}",
+        "## Licence\n\n" + licences(config),
         "## Settings\n\n" + settings(config),
         "## Checked before publication\n\n" + checks(measured),
         "## Lineage\n\n" + lineage_table(chain, facts.get("commit", "unknown"), facts["versions"]),
     )
     return "\n\n".join(sections) + "\n"
+
+
+def licences(config: Any) -> str:
+    """Of the weights, and of the pictures that they were made from."""
+    pictures = licence_of(config.data) or "not stated"
+    return f"The weights: {config.export.licence}. The pictures they were trained on: {pictures}."
 
 
 def settings(config: Any) -> str:

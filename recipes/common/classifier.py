@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.engine import Runtime
+from pipeline.loop import Trainer, steps
 from pipeline.recipe import Batch, Clock, Loss, Split, Sum
 from recipes.common.config import Classifier
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
@@ -63,9 +65,8 @@ class ConvolutionalNet(nn.Module):
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, F), after its activation."""
-        x_BCHW = x_BCHW.to(
-            self.hidden.weight.dtype
-        )  # ZeRO computes in the weights' precision, without autocast
+        # ZeRO computes in the weights' precision, without autocast.
+        x_BCHW = x_BCHW.to(self.hidden.weight.dtype)
         return F.silu(self.hidden(self.maps(x_BCHW).flatten(1)))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -168,6 +169,15 @@ class ImageClassifier:
     def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
         """A classifier draws nothing."""
         return {}
+
+
+def trained_here(recipe: ImageClassifier) -> Trainer:
+    """Train `recipe` in this process alone, on the GPU where there is one, through the same steps as any net."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(recipe, Runtime(rank=0, world_size=1, device=device, zero_stage=None))
+    for _ in steps(trainer):
+        pass
+    return trainer
 
 
 def _right(logits_BK: Tensor, batch: Batch) -> Tensor:

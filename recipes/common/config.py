@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pipeline.config import Section, Training, how, what
+from pipeline.config import Section, Training, what
 
 Source = Literal["digits", "stacked_digits", "fashion_mnist", "folder", "parquet", "datasets"]
 
@@ -57,7 +57,7 @@ class ImageScores(Section):
         ("classifier",), "networks in whose features distances are taken"
     )
     neighbours: int = what(5, "k of precision, recall, density and coverage", ge=1)
-    resamples: int = what(200, "bootstrap resamples behind an interval", ge=20)
+    resamples: int = what(200, "resamples behind an interval", ge=20)
 
 
 class Sheets(Section):
@@ -77,7 +77,6 @@ class Utility(Section):
     flip: bool = what(
         False, "augmentation mirrors pictures too; false where left and right differ in meaning"
     )
-    per_device_batch: int = how(128, "pictures a forward while drawing", ge=1)
 
 
 class ImageExport(Section):

@@ -30,9 +30,8 @@ def size_of(recipe: Recipe, turn: str, batch: Batch, zero: bool) -> Size:
 
     def forward() -> "Tensor":
         fresh = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in batch.items()}
-        with torch.compiler.set_stance(
-            "force_eager"
-        ):  # a compiled kernel would read the memory that is not there
+        # A compiled kernel would read the memory that is not there.
+        with torch.compiler.set_stance("force_eager"):
             return recipe.loss(turn, nets, fresh, Clock(0, 0)).total
 
     bf16 = recipe.training.bf16

@@ -43,7 +43,7 @@ def run(context: Context) -> dict[str, Any]:
     request = {"seeds": seeds, "labels": labels, "sampler": next(iter(samplers))}
     write_json(out / "pictures.json", request)
     measured = compare(drawn_afresh(config.recipe, out), live)
-    save_sheet(live, out / "pictures.png", columns_of(prepared))
+    save_sheet(live, out / "pictures.png", columns_of(len(prepared.classes)))
     (out / "README.md").write_text(card.render(context, measured, prepared.classes), encoding="utf-8")
     return measured
 

@@ -50,9 +50,8 @@ class FeatureNetwork:
         import numpy as np
         import torch
 
-        rows = (
-            -len(pictures) % self.chunk
-        )  # a product's rounding depends on its rows: every chunk has as many
+        # A product's rounding depends on its rows: every chunk has as many.
+        rows = -len(pictures) % self.chunk
         found = []
         with torch.inference_mode():
             for start in range(0, len(pictures), self.chunk):

@@ -24,7 +24,7 @@ def run(context: Context) -> dict[str, Any]:
     settings, prepared, trained = context.config.sample, context.inputs["prepare"], context.inputs["train"]
     held_out = PreparedImages.open(prepared, "held_out")
     seeds, labels = requests(held_out, settings.seed, settings.samples)
-    columns = columns_of(held_out)
+    columns = columns_of(len(held_out.classes))
     save_sheet(real_pictures(held_out, labels), context.out / "real.png", columns)
     samplers = family_module(context.config, "sampler").load_samplers(context.config, prepared, trained)
     for name, sampler in samplers.items():
@@ -35,13 +35,17 @@ def run(context: Context) -> dict[str, Any]:
 
 def requests(images: "PreparedImages", first: int, count: int) -> tuple[list[int], list[int]]:
     """Seeds from `first` on, and the label of each: its place modulo the classes, 0 where there are none."""
-    classes = max(1, len(images.classes))
-    return list(range(first, first + count)), [place % classes for place in range(count)]
+    return list(range(first, first + count)), labels_in_turn(count, len(images.classes))
 
 
-def columns_of(images: "PreparedImages") -> int | None:
+def labels_in_turn(count: int, classes: int) -> list[int]:
+    """The label of each of `count` pictures on a sheet: 0 where there are no classes."""
+    return [place % max(1, classes) for place in range(count)]
+
+
+def columns_of(classes: int) -> int | None:
     """A column a class, where a sheet is not too wide for it."""
-    return len(images.classes) if 1 < len(images.classes) <= COLUMNS_OF_CLASSES else None
+    return classes if 1 < classes <= COLUMNS_OF_CLASSES else None
 
 
 def real_pictures(images: "PreparedImages", labels: list[int]) -> Any:

@@ -1,5 +1,6 @@
 """Grids of pictures as one PNG."""
 
+import io
 import math
 from pathlib import Path
 
@@ -23,7 +24,15 @@ def sheet(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 def save_sheet(pictures: np.ndarray, path: Path, columns: int | None = None) -> None:
     """Write `sheet(pictures)` as a PNG."""
+    path.write_bytes(encoded(sheet(pictures, columns), "PNG"))
+
+
+def encoded(picture_HWC: np.ndarray, kind: str, **options: object) -> bytes:
+    """One picture uint8 (H, W, C) as a file of this kind; options: Pillow's of the format."""
     from PIL import Image
 
-    page = sheet(pictures, columns)
-    Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page).save(path)
+    buffer = io.BytesIO()
+    Image.fromarray(picture_HWC[..., 0] if picture_HWC.shape[-1] == 1 else picture_HWC).save(
+        buffer, kind, **options
+    )
+    return buffer.getvalue()

@@ -122,11 +122,11 @@ def _synthetic(context: Context, real: "PreparedImages") -> tuple[str, "Prepared
     name, sampler = next(iter(samplers.items()))
     settings = config.utility
     context.terminal.write(f"utility: drawing {settings.samples or len(real.labels):,} pictures: {name}\n")
-    return name, draw(sampler, real, settings.samples or len(real.labels), settings.per_device_batch)
+    return name, draw(sampler, real, settings.samples or len(real.labels))
 
 
 def draw(
-    sampler: "Callable[[list[int], list[int]], np.ndarray]", real: "PreparedImages", count: int, batch: int
+    sampler: "Callable[[list[int], list[int]], np.ndarray]", real: "PreparedImages", count: int
 ) -> "PreparedImages":
     """`count` pictures, picture i with seed i and the label of real picture i modulo their number."""
     import numpy as np
@@ -134,11 +134,7 @@ def draw(
     from recipes.common.dataset import PreparedImages
 
     labels = np.resize(real.labels, count)
-    parts = [
-        sampler(list(range(start, min(start + batch, count))), labels[start : start + batch].tolist())
-        for start in range(0, count, batch)
-    ]
-    return PreparedImages(np.concatenate(parts), labels, real.classes)
+    return PreparedImages(sampler(list(range(count)), labels.tolist()), labels, real.classes)
 
 
 def _right(config: Any, diet: Diet, held_out: "PreparedImages") -> "np.ndarray":
@@ -155,21 +151,14 @@ def _right(config: Any, diet: Diet, held_out: "PreparedImages") -> "np.ndarray":
 
 def trained_classes(training: Any, diet: Diet, held_out: "PreparedImages", flip: bool) -> "np.ndarray":
     """The classes (N,) that a classifier gives to `held_out` after training on `diet`, in this process."""
-    import torch
-
-    from pipeline.engine import Runtime
-    from pipeline.loop import Trainer, steps
-    from recipes.common.classifier import ImageClassifier, Shape, classes_of
+    from recipes.common.classifier import ImageClassifier, Shape, classes_of, trained_here
 
     shape = Shape.of(held_out)
     recipe = ImageClassifier(training, shape, diet.images, augment=diet.augment, flip=flip)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(recipe, Runtime(rank=0, world_size=1, device=device, zero_stage=None))
-    for _ in steps(trainer):
-        pass
+    trainer = trained_here(recipe)
     net = recipe.nets()["model"]
     net.load_state_dict(trainer.weights("model", ema=bool(training.ema_decay)))
-    return classes_of(net.to(device), held_out.images)
+    return classes_of(net.to(trainer.runtime.device), held_out.images)
 
 
 def _scores(right: dict[str, "np.ndarray"], pictures: str) -> list[Score]:

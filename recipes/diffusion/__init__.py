@@ -7,12 +7,8 @@ from recipes.common.stages import image_stages, of
 from recipes.diffusion.config import DiffusionConfig
 
 CONFIG = DiffusionConfig
-DRAWING = (
-    "evaluate",
-    "sample",
-    "utility",
-    "export",
-)  # stages that draw pictures, so that the sampler is part of them
+# Stages that draw pictures, so that the sampler is part of them.
+DRAWING = ("evaluate", "sample", "utility", "export")
 
 
 def stages(config: DiffusionConfig) -> tuple[Stage, ...]:

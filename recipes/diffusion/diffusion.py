@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Batch, Clock, Loss, Sum
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import normal, uniform
+from recipes.common.sample import columns_of, labels_in_turn
 from recipes.common.sheet import save_sheet
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
 from recipes.diffusion.nets import build_net, predict
@@ -139,9 +140,8 @@ class Diffusion:
         """A sheet of picture i of seeds[i] and class i modulo the classes, in `out/samples.png`."""
         from recipes.diffusion.sampler import drawing, pipeline_of
 
-        classes = max(1, self.pictures.classes)
+        classes = self.pictures.classes
         pipeline = pipeline_of(self.config, nets["model"], self.null_label, self.config.sampler)
-        labels = [place % classes for place in range(len(seeds))]
-        columns = classes if 1 < classes <= 20 else None
-        save_sheet(drawing(pipeline)(seeds, labels), out / "samples.png", columns)
+        pictures = drawing(pipeline)(seeds, labels_in_turn(len(seeds), classes))
+        save_sheet(pictures, out / "samples.png", columns_of(classes))
         return {}

@@ -4,8 +4,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from recipes.diffusion.config import DiffusionConfig
 
 if TYPE_CHECKING:
@@ -35,14 +33,10 @@ def load(directory: Path) -> "Draw":
     """The directory's sampler, by diffusers alone: (seeds, labels) -> uint8 (B, H, W, C)."""
     from diffusers import DiffusionPipeline
 
+    from recipes.diffusion.sampler import drawing
+
     pipeline = DiffusionPipeline.from_pretrained(
         directory, custom_pipeline=str(directory), trust_remote_code=True
     )
     pipeline.set_progress_bar_config(disable=True)
-    classes = pipeline.config.null_label is not None
-
-    def draw(seeds: list[int], labels: list[int]) -> np.ndarray:
-        images = pipeline(seeds, labels if classes else None, output_type="np").images
-        return (images * 255).round().astype(np.uint8)
-
-    return draw
+    return drawing(pipeline)

@@ -72,27 +72,19 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.engine import start_runtime, stop_runtime
     from pipeline.files import write_json
     from pipeline.fit import fit
+    from recipes.common.weights import save_weights
     from recipes.diffusion.diffusion import Diffusion
 
     config: DiffusionConfig = context.config
     runtime = start_runtime(config.run.threads)
     trainer = fit(Diffusion(config, context.inputs["prepare"]), context, runtime)
-    for name, ema in (("model", False), ("model_ema", True))[: 2 if config.train.ema_decay else 1]:
-        weights = trainer.weights("model", ema=ema)
-        if runtime.is_main:
-            _save(weights, context.out / f"{name}.safetensors")
+    save_weights(trainer, context.out)
     if runtime.is_main:
         built = {"net": config.model.net.model_dump(), "pictures": asdict(trainer.recipe.pictures)}
         write_json(context.out / "nets.json", built)
     stop_runtime()
     steps = config.train.max_steps
     return {"steps": steps, "images": steps * config.train.train_batch_size}
-
-
-def _save(weights: dict[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.recipe import Batch, Split, Sum
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import normal, uniform
-from recipes.common.sample import columns_of
+from recipes.common.sample import columns_of, labels_in_turn
 from recipes.common.sheet import save_sheet
 from recipes.gan import alarms
 from recipes.gan.config import ImageConfig
@@ -99,8 +99,10 @@ class ImageSubject:
 
     def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
         """`out/samples.png`, a picture a seed, with label i modulo the classes; the figures are alarms.py's."""
-        labels = [place % max(1, len(self.train.classes)) for place in range(len(seeds))]
-        save_sheet(drawn(nets["generator"], seeds, labels), out / "samples.png", columns_of(self.train))
+        labels = labels_in_turn(len(seeds), len(self.train.classes))
+        save_sheet(
+            drawn(nets["generator"], seeds, labels), out / "samples.png", columns_of(len(self.train.classes))
+        )
         count = min(self.training.alarm_samples, len(self.train.labels) // 2)
         real, labels = np.array(self.train.images[: 2 * count]), self.train.labels[:count].tolist()
         generated = drawn(nets["generator"], list(range(count)), [max(0, label) for label in labels])

@@ -60,24 +60,19 @@ def digit_classifier(
     """Trained on the training stacks' channels: uint8 (N, H, W) -> probabilities (N, K); its held-out accuracy."""
     import torch
 
-    from pipeline.engine import Runtime
-    from pipeline.loop import Trainer, evaluate, steps
-    from recipes.common.classifier import ImageClassifier, Shape
+    from pipeline.loop import evaluate
+    from recipes.common.classifier import ImageClassifier, Shape, trained_here
     from recipes.common.dataset import to_unit
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     singles = [single_digits(split) for split in (train, held_out)]
     recipe = ImageClassifier(settings.classifier, Shape.of(singles[0]), *singles)
-    trainer = Trainer(recipe, Runtime(rank=0, world_size=1, device=device, zero_stage=None))
-    for _ in steps(trainer):
-        pass
-
+    trainer = trained_here(recipe)
     accuracy = evaluate(trainer, recipe.held_out())["accuracy"].mean
     net = trainer.nets()["model"].eval()
 
     @torch.no_grad()
     def classify(pictures_NHW: "np.ndarray") -> "np.ndarray":
-        x = to_unit(torch.from_numpy(pictures_NHW[..., None]).to(device))
+        x = to_unit(torch.from_numpy(pictures_NHW[..., None]).to(trainer.runtime.device))
         return torch.cat([net(part).softmax(dim=1) for part in x.split(500)]).cpu().numpy()
 
     return classify, accuracy

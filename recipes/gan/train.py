@@ -1,6 +1,5 @@
 """Stage `train`: both nets, and the fp32 shadow of the generator that is scored, sampled and exported."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_json
@@ -64,16 +63,13 @@ def run(context: Context) -> dict[str, Any]:
     """
     from pipeline.engine import start_runtime, stop_runtime
     from pipeline.fit import fit
+    from recipes.common.weights import save_weights
     from recipes.gan.gan import Gan
 
     config: GanConfig = context.config
     runtime = start_runtime(config.run.threads)
     trainer = fit(Gan(config, context.inputs.get("prepare")), context, runtime)
-    names = [(net, False) for net in trainer.recipe.turns]
-    for net, ema in [*names, *([("generator", True)] if config.train.ema_decay else [])]:
-        weights = trainer.weights(net, ema)
-        if runtime.is_main:
-            _save(weights, context.out / f"{net}{'_ema' if ema else ''}.safetensors")
+    save_weights(trainer, context.out)
     if runtime.is_main and isinstance(config, ImageConfig):
         write_json(context.out / "nets.json", trainer.recipe.subject.described())
     stop_runtime()
@@ -81,12 +77,6 @@ def run(context: Context) -> dict[str, Any]:
         "steps": config.train.max_steps,
         "samples": config.train.max_steps * config.train.train_batch_size,
     }
-
-
-def _save(weights: dict[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
 if __name__ == "__main__":

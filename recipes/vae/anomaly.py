@@ -28,6 +28,7 @@ def check(config: VaeConfig) -> None:
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation.json: areas under the ROC curve, and that of the difference."""
     from recipes.common.dataset import PreparedImages
+    from recipes.common.memorisation import as_pixels, nearest_distances
     from recipes.vae.bounds import marginal
     from recipes.vae.nets import load_net
     from recipes.vae.sampler import weight_files
@@ -41,7 +42,9 @@ def run(context: Context) -> dict[str, Any]:
     seen = sorted(set(train.labels.tolist()))
     found = {
         "negative bound": -marginal(net, images, seen, config.train.seed).numpy(),
-        "distance to the nearest training picture": nearest_distances(images, train.images),
+        "distance to the nearest training picture": nearest_distances(
+            as_pixels(images), train.images, as_pixels
+        ),
     }
     scores = _scores(found, unseen, config)
     write_json(
@@ -58,19 +61,6 @@ def chosen(held_out: "PreparedImages", left_out: int, count: int) -> tuple["np.n
     seen = np.flatnonzero(held_out.labels != left_out)[: count // 2]
     rows = np.concatenate([unseen, seen])
     return held_out.images[rows], np.arange(len(rows)) < len(unseen)
-
-
-def nearest_distances(images: "np.ndarray", train: "np.ndarray") -> "np.ndarray":
-    """Euclidean distance in pixels from each picture to the nearest of training, fp64 (N,)."""
-    import numpy as np
-    import torch
-
-    wanted = torch.from_numpy(np.array(images).reshape(len(images), -1)).float()
-    best = torch.full((len(images),), float("inf"))
-    for first in range(0, len(train), 4000):
-        near = torch.from_numpy(np.array(train[first : first + 4000]).reshape(-1, wanted.shape[1])).float()
-        best = torch.minimum(best, torch.cdist(wanted, near).min(dim=1).values)
-    return best.double().numpy()
 
 
 def _scores(found: dict[str, "np.ndarray"], unseen: "np.ndarray", config: VaeConfig) -> list[Score]:

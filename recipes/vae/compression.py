@@ -106,9 +106,9 @@ def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Sc
     )
     sizes = {
         "VAE, bits back": (size, own),
-        "PNG": (sum(_sizes(images, "PNG", optimize=True)), "a file a picture, Pillow's optimize=True"),
+        "PNG": (_size(images, "PNG", optimize=True), "a file a picture, Pillow's optimize=True"),
         "WebP lossless": (
-            sum(_sizes(images, "WEBP", lossless=True, quality=100, method=6)),
+            _size(images, "WEBP", lossless=True, quality=100, method=6),
             "a file a picture, method 6",
         ),
         "xz": (
@@ -123,17 +123,11 @@ def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Sc
     ]
 
 
-def _sizes(images: "np.ndarray", kind: str, **options: Any) -> list[int]:
-    import io
+def _size(images: "np.ndarray", kind: str, **options: Any) -> int:
+    """Bytes of a file a picture."""
+    from recipes.common.sheet import encoded
 
-    from PIL import Image
-
-    found = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, kind, **options)
-        found.append(len(buffer.getvalue()))
-    return found
+    return sum(len(encoded(image, kind, **options)) for image in images)
 
 
 def lossy_scores(points: "list[Point]", count: int) -> list[Score]:

@@ -1,6 +1,5 @@
 """Stage `evaluate`: bits a dimension of held-out pictures beside their baselines, and what all image recipes score."""
 
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,8 +111,9 @@ def _baselines(config: VaeConfig, images: "np.ndarray") -> list[Score]:
     import numpy as np
 
     from pipeline.scores.intervals import bootstrap_interval
+    from recipes.common.sheet import encoded
 
-    bits = np.array([8 * len(png(image)) / image.size for image in images])
+    bits = np.array([8 * len(encoded(image, "PNG", optimize=True)) / image.size for image in images])
     interval = bootstrap_interval(bits, np.ones(len(bits)), config.evaluate.resamples, config.train.seed)
     uniform = "256 values of equal probability"
     files = "a file a picture, Pillow's optimize=True, headers included; 95% bootstrap interval over pictures"
@@ -127,17 +127,6 @@ def _baselines(config: VaeConfig, images: "np.ndarray") -> list[Score]:
             Score(BITS, "Glow (published)", GLOW_FASHION_MNIST, None, "bits/dim", 10_000, protocol, "lower")
         )
     return rows
-
-
-def png(image_HWC: "np.ndarray") -> bytes:
-    """One picture as a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC).save(
-        buffer, "PNG", optimize=True
-    )
-    return buffer.getvalue()
 
 
 def _latents_in_use(name: str, bound: Any, groups: tuple[tuple[int, int], ...]) -> list[Score]:

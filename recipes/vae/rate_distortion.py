@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recipes.common.dataset import to_unit
-from recipes.common.sheet import sheet
+from recipes.common.sheet import encoded, sheet
 from recipes.vae.blocks import to_resolution
 from recipes.vae.ladder import Ladder
 from recipes.vae.rans import Message, pop_table, push_table, table
@@ -137,10 +137,9 @@ def _through(image_HWC: np.ndarray, kind: str, quality: int) -> tuple[int, np.nd
     """The bytes of a lossy file, and the picture that it holds."""
     from PIL import Image
 
-    grey, buffer = image_HWC.shape[-1] == 1, io.BytesIO()
-    Image.fromarray(image_HWC[..., 0] if grey else image_HWC).save(buffer, kind, quality=quality)
-    back = np.asarray(Image.open(buffer).convert("L" if grey else "RGB"))
-    return len(buffer.getvalue()), back.reshape(image_HWC.shape)
+    file = encoded(image_HWC, kind, quality=quality)
+    back = np.asarray(Image.open(io.BytesIO(file)).convert("L" if image_HWC.shape[-1] == 1 else "RGB"))
+    return len(file), back.reshape(image_HWC.shape)
 
 
 def _cut(page_HWC: np.ndarray, images_BSSC: np.ndarray) -> np.ndarray:

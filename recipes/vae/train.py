@@ -51,10 +51,9 @@ def estimate(config: VaeConfig) -> "Size":
 
 def run(context: Context) -> dict[str, Any]:
     """Write vae.safetensors, nets.json and, with an EMA, vae_ema.safetensors."""
-    from safetensors.torch import save_file
-
     from pipeline.engine import start_runtime, stop_runtime
     from pipeline.fit import fit
+    from recipes.common.weights import save_weights
     from recipes.vae.nets import describe
     from recipes.vae.vae import Vae
 
@@ -62,11 +61,7 @@ def run(context: Context) -> dict[str, Any]:
     runtime = start_runtime(config.run.threads)
     recipe = Vae(config, context.inputs["prepare"])
     trainer = fit(recipe, context, runtime)
-    shadows = {"vae_ema": True} if config.train.ema_decay else {}
-    for name, shadow in {"vae": False, **shadows}.items():
-        weights = trainer.weights("vae", ema=shadow)
-        if runtime.is_main:
-            save_file(weights, context.out / f"{name}.safetensors")
+    save_weights(trainer, context.out)
     if runtime.is_main:
         describe(config.model, recipe.pictures, context.out)
     stop_runtime()

@@ -123,11 +123,12 @@ class Vae:
 
         The figures are of the first held-out pictures: codes in use, or an alarm for each group that carries nothing.
         """
+        from recipes.common.sample import labels_in_turn
         from recipes.common.sheet import save_sheet
         from recipes.vae.sampler import sampler_of
 
         held_out = PreparedImages.open(self.prepared, "held_out")
-        labels = [place % max(1, len(held_out.classes)) for place in range(len(seeds))]
+        labels = labels_in_turn(len(seeds), len(held_out.classes))
         save_sheet(sampler_of(nets["vae"], held_out)(seeds, labels), out / "samples.png")
         return self._use_of(nets["vae"])
 

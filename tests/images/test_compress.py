@@ -222,14 +222,6 @@ def test_auroc_is_scikit_learns_and_ties_count_half():
     assert anomaly.auroc(np.ones(10), np.arange(10) < 4) == 0.5
 
 
-def test_distance_to_the_nearest_training_picture():
-    train = pictures("noise", 9)
-    images = np.concatenate([train[4:5], pictures("black", 1)])
-    found = anomaly.nearest_distances(images, train)
-    expected = np.sqrt((train.astype(float) ** 2).reshape(9, -1).sum(axis=1)).min()
-    assert found[0] == pytest.approx(0, abs=0.1) and found[1] == pytest.approx(expected, rel=1e-5)
-
-
 def test_anomaly_needs_a_class_that_was_left_out():
     with pytest.raises(UserError, match="left_out_class"):
         anomaly.check(vae_config("anomaly.pictures=20"))

@@ -44,7 +44,7 @@ def alone():
 
 def config_of(tmp_path, **given) -> Config:
     data = Images(**{"source": "digits", "image_size": 8, "channels": 1} | given)
-    use = Utility(seeds=2, samples=200, real=100, max_steps=40, per_device_batch=64)
+    use = Utility(seeds=2, samples=200, real=100, max_steps=40)
     return Config(run=Run(output_dir=tmp_path), data=data, model=Model(), features=settings(), utility=use)
 
 
@@ -120,7 +120,7 @@ def test_pictures_are_drawn_with_the_labels_of_the_real_ones(tmp_path):
         asked.extend(zip(seeds, labels, strict=True))
         return noise(seeds, labels)
 
-    drawn = utility.draw(sampler, real, 20, batch=6)
+    drawn = utility.draw(sampler, real, 20)
     expected = [real.labels[place % 7] for place in range(20)]
     assert asked == list(enumerate(expected))
     assert drawn.labels.tolist() == expected and drawn.images.shape == (20, 8, 8, 1)
