@@ -13,9 +13,10 @@ from pipeline.lm import LanguageModel
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Stage, open_recipe
 from recipes.common import prepare
-from recipes.common.classifier import ImageClassifier, Shape
+from recipes.common.classifier import ImageClassifier
 from recipes.common.config import Classifier, Images
 from recipes.common.dataset import PreparedImages
+from recipes.common.shape import Shape
 from recipes.diffusion.diffusion import Diffusion
 from recipes.gan.gan import Gan
 from recipes.vae.vae import Vae

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from recipes.common.shape import Shape
 from recipes.diffusion.config import Unet
 from recipes.diffusion.nets import build_net
-from recipes.diffusion.shapes import Pictures
 from tests.benchmarks import image_peers, images
 
 
@@ -30,7 +30,7 @@ def test_a_ratio_is_of_ours_over_a_peer_in_the_same_precision_where_it_has_it(mi
 def tiny_unet() -> nn.Module:
     torch.manual_seed(0)
     settings = Unet(kind="unet", channels=(8, 8), attention_head_dim=8)
-    return build_net(settings, Pictures(image_size=8, channels=1, classes=0))
+    return build_net(settings, Shape(image_size=8, channels=1, classes=0))
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -17,24 +17,12 @@ from pipeline.recipe import Batch, Clock, Loss, Split, Sum
 from recipes.common.config import Classifier
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import uniform
+from recipes.common.shape import Shape
 
 ZERO_STAGES = (1, 2, 3)
 LAST_SIDE = 8  # strided layers halve a picture until its side is at most this
 CHUNK = 500  # pictures a forward, outside of training
 SHIFT = 1 / 12  # of a side: how far augmentation moves a picture, in each direction; at least one pixel
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the data decides about the net."""
-
-    image_size: int
-    channels: int
-    classes: int
-
-    @classmethod
-    def of(cls, images: PreparedImages) -> "Shape":
-        return cls(images.images.shape[1], images.images.shape[3], len(images.classes))
 
 
 def of_learnt_classes(images: PreparedImages, train: PreparedImages) -> PreparedImages:

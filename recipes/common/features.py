@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.estimate import Size
-    from recipes.common.classifier import ConvolutionalNet, Shape
+    from recipes.common.classifier import ConvolutionalNet
     from recipes.common.config import Classifier
     from recipes.common.dataset import PreparedImages
+    from recipes.common.shape import Shape
 
 CHUNK = 250  # pictures a forward
 WEIGHTS, NETWORK = "classifier.safetensors", "network.json"
@@ -107,8 +108,9 @@ def estimate(config: Any) -> "Size":
     """What the classifier holds; the classes of a user's own data are known once they are prepared, so 10 stand in."""
     import torch
 
-    from recipes.common.classifier import ImageClassifier, Shape
+    from recipes.common.classifier import ImageClassifier
     from recipes.common.estimate import size_of
+    from recipes.common.shape import Shape
 
     launch, data = read_launch(config.run), config.data
     micro = Batches.derive(config.features, launch.num_processes).micro
@@ -122,8 +124,9 @@ def run(context: Context) -> dict[str, Any]:
     """Write classifier.safetensors and network.json; its accuracy is that of the file, on every held-out picture."""
     from pipeline.engine import start_runtime, stop_runtime
     from pipeline.fit import fit
-    from recipes.common.classifier import ImageClassifier, Shape, of_learnt_classes
+    from recipes.common.classifier import ImageClassifier, of_learnt_classes
     from recipes.common.dataset import PreparedImages
+    from recipes.common.shape import Shape
 
     config, prepared = context.config.features, context.inputs["prepare"]
     train, held_out = (PreparedImages.open(prepared, split) for split in ("train", "held_out"))
@@ -190,7 +193,8 @@ def _load(path: Path, facts: dict[str, Any]) -> "ConvolutionalNet":
     import torch
     from safetensors.torch import load_file
 
-    from recipes.common.classifier import ConvolutionalNet, Shape
+    from recipes.common.classifier import ConvolutionalNet
+    from recipes.common.shape import Shape
 
     shape = Shape(facts["image_size"], facts["channels"], facts["classes"])
     net = ConvolutionalNet(shape, facts["width"], facts["features"])

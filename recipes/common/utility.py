@@ -151,7 +151,8 @@ def _right(config: Any, diet: Diet, held_out: "PreparedImages") -> "np.ndarray":
 
 def trained_classes(training: Any, diet: Diet, held_out: "PreparedImages", flip: bool) -> "np.ndarray":
     """The classes (N,) that a classifier gives to `held_out` after training on `diet`, in this process."""
-    from recipes.common.classifier import ImageClassifier, Shape, classes_of, trained_here
+    from recipes.common.classifier import ImageClassifier, classes_of, trained_here
+    from recipes.common.shape import Shape
 
     shape = Shape.of(held_out)
     recipe = ImageClassifier(training, shape, diet.images, augment=diet.augment, flip=flip)

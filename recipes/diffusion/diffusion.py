@@ -17,11 +17,12 @@ from pipeline.recipe import Batch, Clock, Loss, Sum
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
+from recipes.common.shape import Shape
 from recipes.common.sheet import save_sheet
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
 from recipes.diffusion.nets import build_net, predict
 from recipes.diffusion.objectives import noisy, signal_and_noise, target, timestep_of, weight
-from recipes.diffusion.shapes import Pictures, pictures_of
+from recipes.diffusion.shapes import null_label
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -47,7 +48,7 @@ class NoisyImages:
 
 
 class Diffusion:
-    """Implements pipeline.recipe.Recipe. pictures: what the net must know of them, where nothing is prepared yet."""
+    """Implements pipeline.recipe.Recipe. shape: what the pictures are like, where nothing is prepared yet."""
 
     turns = ("model",)
     ema = ("model",)
@@ -56,14 +57,14 @@ class Diffusion:
     unit = "images"
     units_per_sample = 1
 
-    def __init__(self, config: DiffusionConfig, prepared: Path, pictures: Pictures | None = None):
+    def __init__(self, config: DiffusionConfig, prepared: Path, shape: Shape | None = None):
         self.config, self.training, self.prepared = config, config.train, prepared
         self.optimizers = {"model": config.train}
-        self._given = pictures
+        self._given = shape
 
     @cached_property
-    def pictures(self) -> Pictures:
-        return self._given or pictures_of(PreparedImages.open(self.prepared, "train"))
+    def shape(self) -> Shape:
+        return self._given or Shape.of(PreparedImages.open(self.prepared, "train"))
 
     def data(self) -> NoisyImages:
         train, seed = self.training, self.training.seed
@@ -79,7 +80,7 @@ class Diffusion:
 
     def nets(self) -> dict[str, nn.Module]:
         self._refuse_guidance()
-        net = build_net(self.config.model.net, self.pictures)
+        net = build_net(self.config.model.net, self.shape)
         if torch.cuda.is_available():
             # On a CPU group normalisation loses more by it than convolutions win (torch 2.13, bf16: 287 against 207
             # images/s of forward and backward, 2 cores, batch 128).
@@ -90,7 +91,7 @@ class Diffusion:
 
     def _refuse_guidance(self) -> None:
         samplers = (self.config.sampler, *self.config.sampler.others)
-        if not self.pictures.classes and any(sampler.guidance != 1 for sampler in samplers):
+        if not self.shape.classes and any(sampler.guidance != 1 for sampler in samplers):
             raise UserError(
                 "guidance leads towards a class, and these pictures have no labels\nway out: sampler.guidance=1"
             )
@@ -134,13 +135,13 @@ class Diffusion:
 
     @property
     def null_label(self) -> int | None:
-        return self.pictures.null_label(self.config.model.net)
+        return null_label(self.config.model.net, self.shape.classes)
 
     def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
         """A sheet of picture i of seeds[i] and class i modulo the classes, in `out/samples.png`."""
         from recipes.diffusion.sampler import drawing, pipeline_of
 
-        classes = self.pictures.classes
+        classes = self.shape.classes
         pipeline = pipeline_of(self.config, nets["model"], self.null_label, self.config.sampler)
         pictures = drawing(pipeline)(seeds, labels_in_turn(len(seeds), classes))
         save_sheet(pictures, out / "samples.png", columns_of(classes))

@@ -22,9 +22,10 @@ def write(config: DiffusionConfig, prepared: Path, trained: Path, out: Path) -> 
     """model_index.json, unet/ or transformer/, scheduler/, and pipeline.py for classes, guidance and seeds."""
     from recipes.diffusion import pipeline as code
     from recipes.diffusion.sampler import load_net, pipeline_of
+    from recipes.diffusion.shapes import null_label
 
-    net, pictures = load_net(config, trained)
-    pipeline = pipeline_of(config, net, pictures.null_label(config.model.net), config.sampler)
+    net, shape = load_net(config, trained)
+    pipeline = pipeline_of(config, net, null_label(config.model.net, shape.classes), config.sampler)
     pipeline.save_pretrained(out)
     shutil.copy(code.__file__, out / "pipeline.py")
 

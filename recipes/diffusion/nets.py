@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from recipes.common.shape import Shape
 from recipes.diffusion.config import Dit, Unet
-from recipes.diffusion.shapes import Pictures
 
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel, UNet2DModel
 
 
-def build_net(net: Unet | Dit, pictures: Pictures) -> nn.Module:
+def build_net(net: Unet | Dit, shape: Shape) -> nn.Module:
     """The net with fresh weights: at first it says 0 everywhere, and every residual block passes its input on."""
-    return _unet(net, pictures) if isinstance(net, Unet) else _dit(net, pictures)
+    return _unet(net, shape) if isinstance(net, Unet) else _dit(net, shape)
 
 
 def predict(net: nn.Module, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor | None) -> Tensor:
@@ -26,14 +26,14 @@ def predict(net: nn.Module, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor 
     return net(x_BCHW.to(dtype), timestep_B, class_labels=label_B, return_dict=False)[0].float()
 
 
-def _unet(unet: Unet, pictures: Pictures) -> "UNet2DModel":
+def _unet(unet: Unet, shape: Shape) -> "UNet2DModel":
     from diffusers import UNet2DModel
 
     levels, attending = len(unet.channels), min(unet.attention_levels, len(unet.channels))
     net = UNet2DModel(
-        sample_size=pictures.image_size,
-        in_channels=pictures.channels,
-        out_channels=pictures.channels,
+        sample_size=shape.image_size,
+        in_channels=shape.channels,
+        out_channels=shape.channels,
         block_out_channels=unet.channels,
         down_block_types=("DownBlock2D",) * (levels - attending) + ("AttnDownBlock2D",) * attending,
         up_block_types=("AttnUpBlock2D",) * attending + ("UpBlock2D",) * (levels - attending),
@@ -42,7 +42,7 @@ def _unet(unet: Unet, pictures: Pictures) -> "UNet2DModel":
         norm_num_groups=unet.norm_num_groups,
         dropout=unet.dropout,
         resnet_time_scale_shift="scale_shift",
-        num_class_embeds=pictures.classes + 1 if pictures.classes else None,
+        num_class_embeds=shape.classes + 1 if shape.classes else None,
     )
     _zero(net.conv_out)
     for name, module in net.named_modules():
@@ -51,18 +51,18 @@ def _unet(unet: Unet, pictures: Pictures) -> "UNet2DModel":
     return net
 
 
-def _dit(dit: Dit, pictures: Pictures) -> "DiTTransformer2DModel":
+def _dit(dit: Dit, shape: Shape) -> "DiTTransformer2DModel":
     from diffusers import DiTTransformer2DModel
 
     net = DiTTransformer2DModel(
-        sample_size=pictures.image_size,
-        in_channels=pictures.channels,
+        sample_size=shape.image_size,
+        in_channels=shape.channels,
         patch_size=dit.patch_size,
         num_attention_heads=dit.num_attention_heads,
         attention_head_dim=dit.hidden_size // dit.num_attention_heads,
         num_layers=dit.num_hidden_layers,
         dropout=dit.dropout,
-        num_embeds_ada_norm=max(pictures.classes, 1),
+        num_embeds_ada_norm=max(shape.classes, 1),
     )
     for block in net.transformer_blocks:
         # Its own dropout of classes draws for the batch; the recipe's is part of the sample. The table keeps its

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recipes.common.shape import Shape
 from recipes.diffusion.config import DiffusionConfig, Sampler
 from recipes.diffusion.nets import build_net
 from recipes.diffusion.samplers import scheduler_of, title
-from recipes.diffusion.shapes import Pictures
+from recipes.diffusion.shapes import null_label
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,24 +24,24 @@ CHUNK = 50  # pictures of one forward, always
 
 def load_samplers(config: DiffusionConfig, prepared: Path, trained: Path) -> dict[str, Draw]:
     """The recipe's own sampler, then the others; all with the EMA's weights where there are some."""
-    net, pictures = load_net(config, trained)
-    null_label = pictures.null_label(config.model.net)
+    net, shape = load_net(config, trained)
+    null = null_label(config.model.net, shape.classes)
     weights = "EMA" if config.train.ema_decay else "last step"
     return {
-        f"{weights}, {title(sampler)}": drawing(pipeline_of(config, net, null_label, sampler))
+        f"{weights}, {title(sampler)}": drawing(pipeline_of(config, net, null, sampler))
         for sampler in (config.sampler, *config.sampler.others)
     }
 
 
-def load_net(config: DiffusionConfig, trained: Path) -> tuple["nn.Module", Pictures]:
+def load_net(config: DiffusionConfig, trained: Path) -> tuple["nn.Module", Shape]:
     """The net of a published `train` artifact, fp32, with the EMA's weights where there are some."""
     from safetensors.torch import load_file
 
-    pictures = Pictures(**json.loads((trained / "nets.json").read_text())["pictures"])
-    net = build_net(config.model.net, pictures)
+    shape = Shape(**json.loads((trained / "nets.json").read_text())["shape"])
+    net = build_net(config.model.net, shape)
     name = "model_ema" if config.train.ema_decay else "model"
     net.load_state_dict(load_file(trained / f"{name}.safetensors"))
-    return net.eval(), pictures
+    return net.eval(), shape
 
 
 def pipeline_of(

@@ -1,36 +1,15 @@
-"""What a net must know of its pictures, and which sizes do not go together, before anything heavy is imported."""
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+"""Which sizes and classes go together with a net, before anything heavy is imported."""
 
 from pipeline.errors import UserError
 from recipes.diffusion.config import Dit, Unet
 
-if TYPE_CHECKING:
-    from recipes.common.dataset import PreparedImages
 
+def null_label(net: Unet | Dit, classes: int) -> int | None:
+    """The label of a picture whose class is hidden or not known; None where the net takes no class.
 
-@dataclass(frozen=True)
-class Pictures:
-    """What a net must know of its pictures. classes: 0 where there are no labels."""
-
-    image_size: int
-    channels: int
-    classes: int
-
-    def null_label(self, net: Unet | Dit) -> int | None:
-        """The label of a picture whose class is hidden or not known; None where the net takes no class.
-
-        diffusers' DiT cannot go without a class: where there is none, it sees "no class" always.
-        """
-        return self.classes or (1 if isinstance(net, Dit) else None)
-
-
-def pictures_of(images: "PreparedImages") -> Pictures:
-    """What a net must know of a prepared split."""
-    _, height, width, channels = images.images.shape
-    assert height == width, "prepared pictures are square"
-    return Pictures(height, channels, len(images.classes))
+    diffusers' DiT cannot go without a class: where there is none, it sees "no class" always.
+    """
+    return classes or (1 if isinstance(net, Dit) else None)
 
 
 def check_net(net: Unet | Dit, image_size: int) -> None:

@@ -10,7 +10,7 @@ from pipeline.plan import Batches
 from pipeline.stage import Context
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
 from recipes.diffusion.samplers import check_sampler
-from recipes.diffusion.shapes import Pictures, check_net
+from recipes.diffusion.shapes import check_net
 
 if TYPE_CHECKING:
     from pipeline.estimate import Size
@@ -51,10 +51,11 @@ def estimate(config: DiffusionConfig) -> "Size":
     import torch
 
     from recipes.common.estimate import size_of
+    from recipes.common.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
 
     size, channels = config.data.image_size, config.data.channels
-    recipe = Diffusion(config, Path(), Pictures(size, channels, CLASSES))
+    recipe = Diffusion(config, Path(), Shape(size, channels, CLASSES))
     launch = read_launch(config.run)
     micro = Batches.derive(config.train, launch.num_processes).micro
     batch = {
@@ -80,7 +81,7 @@ def run(context: Context) -> dict[str, Any]:
     trainer = fit(Diffusion(config, context.inputs["prepare"]), context, runtime)
     save_weights(trainer, context.out)
     if runtime.is_main:
-        built = {"net": config.model.net.model_dump(), "pictures": asdict(trainer.recipe.pictures)}
+        built = {"net": config.model.net.model_dump(), "shape": asdict(trainer.recipe.shape)}
         write_json(context.out / "nets.json", built)
     stop_runtime()
     steps = config.train.max_steps

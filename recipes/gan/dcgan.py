@@ -10,9 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recipes.common.shape import Shape
 from recipes.gan.config import Convolutions
 from recipes.gan.labels import Projection, Start
-from recipes.gan.sizes import Shape, halvings_of, widths
+from recipes.gan.sizes import halvings_of, widths
 
 SLOPE = 0.2  # of the leaky rectifiers, as in the paper
 FAINT = (

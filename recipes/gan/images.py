@@ -15,6 +15,7 @@ from pipeline.recipe import Batch, Split, Sum
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
+from recipes.common.shape import Shape
 from recipes.common.sheet import save_sheet
 from recipes.gan import alarms
 from recipes.gan.config import ImageConfig
@@ -22,7 +23,6 @@ from recipes.gan.diffaugment import DRAWS, augment
 from recipes.gan.drawing import drawn
 from recipes.gan.losses import critic_loss
 from recipes.gan.pairs import build_critic, build_generator, describe
-from recipes.gan.sizes import Shape
 
 
 class ImageSubject:

@@ -61,8 +61,9 @@ def digit_classifier(
     import torch
 
     from pipeline.loop import evaluate
-    from recipes.common.classifier import ImageClassifier, Shape, trained_here
+    from recipes.common.classifier import ImageClassifier, trained_here
     from recipes.common.dataset import to_unit
+    from recipes.common.shape import Shape
 
     singles = [single_digits(split) for split in (train, held_out)]
     recipe = ImageClassifier(settings.classifier, Shape.of(singles[0]), *singles)

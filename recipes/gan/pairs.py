@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from recipes.common.shape import Shape
 from recipes.gan import dcgan, residual, spectral
 from recipes.gan.config import Convolutions
-from recipes.gan.sizes import Shape
 
 PAIRS = {"dcgan": dcgan, "residual": residual}
 

@@ -10,9 +10,10 @@ Shapes: B pictures, C channels, H rows, W columns, L latent numbers, F feature m
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes.common.shape import Shape
 from recipes.gan.config import Convolutions
 from recipes.gan.labels import Projection, Start
-from recipes.gan.sizes import Shape, halvings_of, widths
+from recipes.gan.sizes import halvings_of, widths
 
 SLOPE = 0.2
 GAIN = nn.init.calculate_gain("leaky_relu", SLOPE)

@@ -1,21 +1,7 @@
 """Which pictures the convolutional pairs can make, and how wide they are at each resolution."""
 
-from dataclasses import dataclass
-
 SMALLEST, LARGEST = 8, 64  # pixels a side
 BASES = range(4, 8)  # pixels a side of the coarsest feature maps
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the pictures decide about the nets.
-
-    image_size: pixels a side; channels: 1 or 3; classes: 0 without labels, or where they are not used.
-    """
-
-    image_size: int
-    channels: int
-    classes: int
 
 
 def sizes() -> list[int]:

@@ -34,11 +34,11 @@ def estimate(config: VaeConfig) -> "Size":
     import torch
 
     from recipes.common.estimate import size_of
-    from recipes.vae.nets import Pictures
+    from recipes.common.shape import Shape
     from recipes.vae.vae import Vae
 
     side, channels = config.data.image_size, config.data.channels
-    recipe = Vae(config, Path(), Pictures(side, channels, tuple("0123456789")))
+    recipe = Vae(config, Path(), Shape(side, channels, 10))
     launch = read_launch(config.run)
     micro = Batches.derive(config.train, launch.num_processes).micro
     batch = {
@@ -63,7 +63,7 @@ def run(context: Context) -> dict[str, Any]:
     trainer = fit(recipe, context, runtime)
     save_weights(trainer, context.out)
     if runtime.is_main:
-        describe(config.model, recipe.pictures, context.out)
+        describe(config.model, recipe.shape, context.out)
     stop_runtime()
     return {
         "steps": config.train.max_steps,

@@ -15,9 +15,10 @@ from pipeline.recipe import Batch, Clock, Loss, Sum
 from pipeline.schedule import steps_of
 from recipes.common import noise
 from recipes.common.dataset import ImageSplit, PreparedImages
+from recipes.common.shape import Shape
 from recipes.vae.config import Train, VaeConfig
 from recipes.vae.ladder import Bound
-from recipes.vae.nets import Pictures, build
+from recipes.vae.nets import build
 from recipes.vae.vq import Quantised, perplexity
 
 ZERO_STAGES = (1, 2)
@@ -55,18 +56,17 @@ class Vae:
     unit = "images"
     units_per_sample = 1
 
-    def __init__(self, config: VaeConfig, prepared: Path, pictures: Pictures | None = None):
-        """prepared: the artifact of the pictures; pictures: what they are like, where they are not there yet."""
+    def __init__(self, config: VaeConfig, prepared: Path, shape: Shape | None = None):
+        """prepared: the artifact of the pictures; shape: what they are like, where they are not there yet."""
         self.config, self.training, self.prepared = config, config.train, prepared
         self.optimizers = {"vae": config.train}
-        self._pictures = pictures
+        self._shape = shape
 
     @property
-    def pictures(self) -> Pictures:
-        if self._pictures is None:
-            found = PreparedImages.open(self.prepared, "train")
-            self._pictures = Pictures(found.images.shape[1], found.images.shape[3], found.classes)
-        return self._pictures
+    def shape(self) -> Shape:
+        if self._shape is None:
+            self._shape = Shape.of(PreparedImages.open(self.prepared, "train"))
+        return self._shape
 
     @property
     def latents(self) -> int:
@@ -86,7 +86,7 @@ class Vae:
         return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
 
     def nets(self) -> dict[str, nn.Module]:
-        net = build(self.config.model, self.pictures)
+        net = build(self.config.model, self.shape)
         if self.training.torch_compile:
             net.compile()
         return {"vae": net}

@@ -107,8 +107,8 @@ def peer(build: Callable[[], Any], loop: Callable[..., Iterator[float]], **given
 
 def unet_race(directory: Path) -> Race:
     from recipes.common.dataset import PreparedImages, to_unit
+    from recipes.common.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
-    from recipes.diffusion.shapes import Pictures
 
     noise = [
         "model.prediction=epsilon",
@@ -120,7 +120,7 @@ def unet_race(directory: Path) -> Race:
 
     def recipe(bf16: bool) -> Diffusion:
         config = settings("diffusion/fashion_mnist.yaml", *noise, *rates, f"train.bf16={bf16}")
-        return Diffusion(config, data, Pictures(28, 1, 0))
+        return Diffusion(config, data, Shape(28, 1, 0))
 
     data = prepared(directory, settings("diffusion/fashion_mnist.yaml"))
     pictures = to_unit(torch.from_numpy(np.array(PreparedImages.open(data, "train").images))).contiguous()

@@ -9,9 +9,10 @@ import torch
 from pipeline.engine import Runtime
 from pipeline.loop import Trainer, steps
 from recipes.common import digits, features
-from recipes.common.classifier import ImageClassifier, Shape
+from recipes.common.classifier import ImageClassifier
 from recipes.common.config import Classifier
 from recipes.common.dataset import PreparedImages
+from recipes.common.shape import Shape
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
 HELD_OUT = 300

@@ -10,12 +10,12 @@ from recipes.common.classifier import (
     Augmented,
     ConvolutionalNet,
     ImageClassifier,
-    Shape,
     classes_of,
     of_learnt_classes,
     shifted,
 )
 from recipes.common.dataset import ImageSplit, PreparedImages
+from recipes.common.shape import Shape
 from recipes.common.threads import one_thread
 from tests.images.pictures import ALONE, digit_pictures, settings
 

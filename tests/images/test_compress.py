@@ -148,11 +148,12 @@ def test_what_is_no_such_file_is_refused(content):
 def test_a_fresh_process_reads_the_file(tmp_path):
     from safetensors.torch import save_file
 
-    from recipes.vae.nets import Pictures, describe
+    from recipes.common.shape import Shape
+    from recipes.vae.nets import describe
 
     config = vae_config(*SMALL)
     net = shaken_net(config)
-    describe(config.model, Pictures(8, 1, tuple("0123456789")), tmp_path)
+    describe(config.model, Shape(8, 1, 10), tmp_path)
     weights = {key: value for key, value in net.state_dict().items()}
     save_file(weights, tmp_path / "vae.safetensors")
     images = pictures("noise")

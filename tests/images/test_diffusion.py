@@ -16,11 +16,12 @@ from pipeline.engine import Runtime
 from pipeline.errors import UserError
 from pipeline.loop import Trainer, evaluate, steps
 from pipeline.recipe import Clock
+from recipes.common.shape import Shape
 from recipes.diffusion import stages, train
 from recipes.diffusion.config import DiffusionConfig
 from recipes.diffusion.diffusion import Diffusion
 from recipes.diffusion.nets import build_net, predict
-from recipes.diffusion.shapes import Pictures, check_net
+from recipes.diffusion.shapes import check_net
 from tests.helpers import ROOT
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -185,7 +186,7 @@ def test_a_size_that_halves_evenly_comes_back_whole(tmp_path, size):
     net = config_of(f"model.net={{kind: unet, channels: {levels}, attention_head_dim: 8}}").model.net
     check_net(net, size)
     x = torch.randn(2, 1, size, size)
-    said = predict(build_net(net, Pictures(size, 1, 3)), x, torch.tensor([0.0, 999.0]), torch.tensor([0, 3]))
+    said = predict(build_net(net, Shape(size, 1, 3)), x, torch.tensor([0.0, 999.0]), torch.tensor([0, 3]))
     assert said.shape == x.shape
 
 
@@ -269,7 +270,7 @@ def test_the_held_out_error_is_split_by_time_and_nothing_is_lost(prepared, tmp_p
     recipe = Diffusion(config, prepared)
     net = fresh(recipe)
     save_file(net.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "nets.json").write_text(json.dumps({"pictures": asdict(recipe.pictures)}))
+    (tmp_path / "nets.json").write_text(json.dumps({"shape": asdict(recipe.shape)}))
     context = SimpleNamespace(config=config, inputs={"prepare": prepared, "train": tmp_path})
     whole, *parts = held_out_scores(context)
     assert (whole.count, sum(part.count for part in parts), len(parts)) == (24, 24, 4)

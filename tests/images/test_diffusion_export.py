@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.config import load
+from recipes.common.shape import Shape
 from recipes.diffusion import exported
 from recipes.diffusion.config import DiffusionConfig
 from recipes.diffusion.nets import build_net
 from recipes.diffusion.sampler import CHUNK, drawing, load_net, load_samplers, pipeline_of
-from recipes.diffusion.shapes import Pictures
+from recipes.diffusion.shapes import null_label
 from tests.helpers import ROOT
 
 DIGITS = ROOT / "recipes" / "diffusion" / "digits.yaml"
@@ -41,8 +42,8 @@ def config_of(*overrides: str) -> DiffusionConfig:
 def trained_in(directory: Path, config: DiffusionConfig, classes: int = 3) -> Path:
     """What the stage `train` leaves, with random weights."""
     torch.manual_seed(0)
-    pictures = Pictures(8, 1, classes)
-    net = build_net(config.model.net, pictures)
+    shape = Shape(8, 1, classes)
+    net = build_net(config.model.net, shape)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     for name in ("model", "model_ema"):
@@ -50,7 +51,7 @@ def trained_in(directory: Path, config: DiffusionConfig, classes: int = 3) -> Pa
             {key: value.contiguous() for key, value in net.state_dict().items()},
             directory / f"{name}.safetensors",
         )
-    (directory / "nets.json").write_text(json.dumps({"pictures": asdict(pictures)}))
+    (directory / "nets.json").write_text(json.dumps({"shape": asdict(shape)}))
     return directory
 
 
@@ -121,10 +122,10 @@ def test_picture_i_is_the_same_whatever_is_drawn_beside_it(trained, case):
 
 def test_guidance_of_one_calls_the_net_once_and_more_goes_beyond_the_class(trained):
     config = config_of(*CASES["unet, DPM-Solver++"])
-    net, pictures = load_net(config, trained(*CASES["unet, DPM-Solver++"]))
+    net, shape = load_net(config, trained(*CASES["unet, DPM-Solver++"]))
     calls = []
     net.register_forward_hook(lambda net, given, said: calls.append(len(given[0])))
-    pipeline = pipeline_of(config, net, pictures.null_label(config.model.net), config.sampler)
+    pipeline = pipeline_of(config, net, null_label(config.model.net, shape.classes), config.sampler)
     pipeline(SEEDS, LABELS, output_type="pt")
     assert calls == [CHUNK] * 4  # rows of a forward decide its rounding
     pipeline(SEEDS, LABELS, guidance_scale=2.0, output_type="pt")
@@ -139,7 +140,7 @@ def test_guidance_of_one_calls_the_net_once_and_more_goes_beyond_the_class(train
 
 def test_a_class_that_is_none_is_refused(trained):
     case = CASES["unet, DPM-Solver++"]
-    net, pictures = load_net(config_of(*case), trained(*case))
+    net, shape = load_net(config_of(*case), trained(*case))
     pipeline = pipeline_of(config_of(*case), net, 3, config_of(*case).sampler)
     with pytest.raises(ValueError, match="expected 2 of 0 to 3, where 3 is no class"):
         pipeline([0, 1], [0, 4])

@@ -13,12 +13,12 @@ from pipeline.engine import Runtime
 from pipeline.errors import UserError
 from pipeline.loop import Trainer, evaluate, steps
 from pipeline.recipe import Clock
+from recipes.common.shape import Shape
 from recipes.gan import config as settings
 from recipes.gan import exported, stages, train
 from recipes.gan.drawing import drawn
 from recipes.gan.images import ImageSubject
 from recipes.gan.sampler import load_samplers
-from recipes.gan.sizes import Shape
 from tests.helpers import ROOT
 from tests.tiny_gan import image_config, shaken, tiny_gan
 

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
+from recipes.common.shape import Shape
 from recipes.gan.config import Convolutions
 from recipes.gan.dcgan import FAINT
 from recipes.gan.pairs import build_critic, build_generator, describe, described
-from recipes.gan.sizes import Shape, halvings_of, sizes
+from recipes.gan.sizes import halvings_of, sizes
 from tests.tiny_gan import shaken
 
 PAIRS = ("dcgan", "residual")

@@ -9,10 +9,11 @@ import torch
 from pipeline.engine import Runtime
 from pipeline.errors import UserError
 from pipeline.loop import Trainer, evaluate, steps
+from recipes.common.shape import Shape
 from recipes.vae import exported, stages, train
 from recipes.vae.bounds import elbo, importance_bound, marginal, value_of
 from recipes.vae.ladder import Bound, Ladder, Posterior
-from recipes.vae.nets import Pictures, build, describe
+from recipes.vae.nets import build, describe
 from recipes.vae.sampler import ladder_sampler, load_samplers
 from recipes.vae.vae import Vae, collapse, kl_weight, vae_loss
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
@@ -198,7 +199,7 @@ def test_the_class_changes_what_is_decoded_and_labels_may_be_missing():
 
 def test_a_fresh_posterior_is_the_prior():
     config = vae_config(*SMALL)
-    net = build(config.model, Pictures(8, 1, tuple("0123456789")))
+    net = build(config.model, Shape(8, 1, 10))
     images = torch.randint(0, 256, (3, 8, 8, 1), dtype=torch.uint8)
     bound = net(images, torch.tensor([0, 1, 2]), torch.randn(3, net.latents))
     assert torch.equal(bound.kl, torch.zeros(3, 2)) and torch.equal(bound.active, torch.zeros(3, 2))
@@ -234,7 +235,7 @@ def test_the_exported_directory_draws_what_the_live_model_draws(prepared, tmp_pa
     trained, out = tmp_path / "trained", tmp_path / "out"
     trained.mkdir()
     out.mkdir()
-    describe(config.model, Pictures(8, 1, tuple("0123456789")), trained)
+    describe(config.model, Shape(8, 1, 10), trained)
     for seed, name in enumerate(("vae", "vae_ema")):
         weights = shaken_net(config, seed).state_dict()
         save_file({key: value for key, value in weights.items()}, trained / f"{name}.safetensors")
@@ -298,6 +299,6 @@ def test_uses_are_there_where_their_section_is():
 
 def test_the_plan_counts_the_net_without_making_it():
     size = train.estimate(vae_config())
-    net = build(vae_config().model, Pictures(8, 1, tuple("0123456789")))
+    net = build(vae_config().model, Shape(8, 1, 10))
     assert size.parameters == size.trained == sum(parameter.numel() for parameter in net.parameters())
     assert size.activations > 0 and isinstance(net, Ladder)

@@ -7,8 +7,9 @@ import torch
 
 from pipeline.config import load
 from pipeline.files import write_json
+from recipes.common.shape import Shape
 from recipes.vae.config import VaeConfig
-from recipes.vae.nets import Pictures, build
+from recipes.vae.nets import build
 
 DIGITS = Path(__file__).parents[2] / "recipes" / "vae" / "digits.yaml"
 
@@ -36,7 +37,7 @@ def shaken_net(config: VaeConfig, seed: int = 0, classes: int = 10, channels: in
     """A net in which every weight matters: fresh ones begin with a posterior that is the prior."""
     torch.manual_seed(seed)
     size = config.data.image_size
-    net = build(config.model, Pictures(size, channels, tuple(map(str, range(classes)))))
+    net = build(config.model, Shape(size, channels, classes))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)

@@ -1,0 +1,20 @@
+"""What pictures decide about a net that looks at them or makes them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recipes.common.dataset import PreparedImages
+
+
+@dataclass(frozen=True)
+class Shape:
+    """image_size: pixels a side; channels: 1 or 3; classes: 0 without labels, or where they are not used."""
+
+    image_size: int
+    channels: int
+    classes: int
+
+    @classmethod
+    def of(cls, images: "PreparedImages") -> "Shape":
+        return cls(images.images.shape[1], images.images.shape[3], len(images.classes))
