@@ -59,6 +59,11 @@ class Train(Loop):
         1, "optimizer steps from one measured slope to the next, which weighs that much more", ge=1
     )
 
+    @property
+    def penalised(self) -> bool:
+        """Whether slopes are measured at all."""
+        return self.r1 > 0 or self.r2 > 0
+
 
 class RingTrain(Train):
     """The ring's training stage."""

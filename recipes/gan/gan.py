@@ -65,7 +65,7 @@ class Gan:
     ) -> Loss:
         """One forward over everything that is scored: DDP and ZeRO want one a backward."""
         samples, label = torch.cat([real, fake]), batch.get("label")
-        due = clock.step % self.training.penalty_steps == 0
+        due = self.training.penalised and clock.step % self.training.penalty_steps == 0
         if due:
             nudge = self.training.penalty_std * batch["nudge"]
             samples = torch.cat([samples, real + nudge, fake + nudge])

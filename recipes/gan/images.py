@@ -54,8 +54,15 @@ class ImageSubject:
         return self._noisy(ImageSplit(PreparedImages.open(self.prepared, "held_out"), None), "held_out")
 
     def _noisy(self, split: Split, name: str) -> "NoisyPictures":
-        labelled = self.shape.classes > 0
-        return NoisyPictures(split, self.shape, self.model.latent_size, self.training.seed, name, labelled)
+        return NoisyPictures(
+            split,
+            self.shape,
+            self.model.latent_size,
+            self.training.seed,
+            name,
+            nudged=self.training.penalised,
+            augmented=bool(self.training.augment),
+        )
 
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
@@ -87,6 +94,8 @@ class ImageSubject:
 
     def on_the_way(self, samples: Tensor, batch: Batch, real: bool) -> Tensor:
         """DiffAugment, with draws of its own for the real and the generated picture of a sample."""
+        if not self.training.augment:
+            return samples
         return augment(samples, self.training.augment, batch["draws"][:, int(real)])
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch) -> dict[str, Sum]:
@@ -113,28 +122,36 @@ class ImageSubject:
 
 @dataclass(frozen=True)
 class NoisyPictures:
-    """A split whose pictures come with the noise that their losses need, a function of (seed, name, index)."""
+    """A split whose pictures come with the noise that their losses need, a function of (seed, name, index).
+
+    name: "train" or "held_out", streams that share no noise. nudged, augmented: whether a loss asks for that noise.
+    """
 
     split: Split
     shape: Shape
     latent_size: int
     seed: int
-    name: str  # "train" or "held_out": streams that share no noise
-    labelled: bool
+    name: str
+    nudged: bool
+    augmented: bool
 
     @property
     def length(self) -> int:
         return self.split.length
 
     def item(self, index: int) -> dict[str, np.ndarray]:
-        """`image` uint8 (H, W, C); `latent` (L,), `nudge` (C, H, W), `draws` (2, DRAWS), fp32; `label` ()."""
+        """`image` uint8 (H, W, C); `latent` (L,), fp32; where asked for `nudge` (C, H, W), `draws` (2, DRAWS), fp32,
+        and `label` ().
+        """
         found = self.split.item(index)
-        side, channels = self.shape.image_size, self.shape.channels
-        noise = normal(self.seed, f"{self.name}/noise", index, (self.latent_size + channels * side * side,))
-        item = {
-            "image": found["image"],
-            "latent": noise[: self.latent_size],
-            "nudge": noise[self.latent_size :].reshape(channels, side, side),
-            "draws": uniform(self.seed, f"{self.name}/augment", index, (2, DRAWS)),
-        }
-        return item | ({"label": found["label"]} if self.labelled else {})
+        side, channels, latents = self.shape.image_size, self.shape.channels, self.latent_size
+        numbers = latents + channels * side * side * self.nudged
+        noise = normal(self.seed, f"{self.name}/noise", index, (numbers,))
+        item = {"image": found["image"], "latent": noise[:latents]}
+        if self.nudged:
+            item["nudge"] = noise[latents:].reshape(channels, side, side)
+        if self.augmented:
+            item["draws"] = uniform(self.seed, f"{self.name}/augment", index, (2, DRAWS))
+        if self.shape.classes:
+            item["label"] = found["label"]
+        return item

@@ -12,8 +12,8 @@ from recipes.gan.config import GanConfig, RingConfig
 class Subject(Protocol):
     """Where real samples come from, which nets fit them, and what is said of generated ones.
 
-    Every item of its splits holds `latent` (latent_size,) and `nudge`, standard normal and shaped as what the critic
-    sees; `label` () where samples have classes.
+    Every item of its splits holds `latent` (latent_size,), standard normal; where slopes are penalised `nudge`,
+    standard normal and shaped as what the critic sees; `label` () where samples have classes.
     """
 
     unit: str

@@ -57,6 +57,15 @@ def test_a_sample_is_a_function_of_its_index_and_the_streams_share_no_noise(tmp_
         assert not np.array_equal(one[name], train_item[name])
 
 
+def test_noise_that_no_loss_asks_for_is_not_drawn_and_a_weightless_slope_is_not_measured(tmp_path):
+    bare = tiny_gan(tmp_path / "a", "train.r1=0", "train.r2=0", "train.augment=[]")
+    item = bare.data().item(5)
+    assert set(item) == {"image", "latent", "label"}
+    assert np.array_equal(item["latent"], tiny_gan(tmp_path / "b").data().item(5)["latent"])
+    loss = bare.loss("critic", bare.nets(), bare.collate([item]), Clock(0, 0))
+    assert set(loss.parts) == {"adversarial", "margin"}
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("game", ["relativistic", "non_saturating", "hinge"])
 def test_a_batch_is_the_sum_of_its_parts_in_both_turns(tmp_path, pair, game):
