@@ -1,5 +1,6 @@
 """This process among its peers: the process group, what the launch file says of ZeRO, the trackers."""
 
+import ctypes
 import json
 import os
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.launch import flat_deepspeed
+
+# mallopt's parameters and the sizes given to it, bytes: glibc's malloc.h and mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER, OLD_LIMIT = -1, -3, 1 << 30, 32 << 20
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,24 @@ def start_runtime(threads: int | None = None) -> Runtime:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads or max(1, cores // local))
+    if not has_gpu:
+        _keep_freed_memory()
     backend = {} if has_gpu or not launched else {"backend": "gloo"}
     state = PartialState(cpu=not has_gpu, **backend)
     return Runtime(state.process_index, state.num_processes, state.device, **zero_settings())
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc's malloc keep what a step frees for the next one; other C libraries are left as they are.
+
+    By default it hands large blocks back to the kernel, which clears their pages anew: a sixth of the time of the
+    quickstart's pretraining step in bf16 on two cores.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_TRIM_THRESHOLD, NEVER)
+        # Older releases refuse more than their limit, and once one of the two is set the other grows no more.
+        mallopt(M_MMAP_THRESHOLD, NEVER) or mallopt(M_MMAP_THRESHOLD, OLD_LIMIT)
 
 
 def zero_settings() -> dict[str, Any]:

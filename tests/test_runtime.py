@@ -1,0 +1,35 @@
+"""Catches a process on a CPU that asks the kernel for cleared pages anew at every step."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import ROOT
+
+PAGES_OF_TEN_STEPS = """
+import resource
+import torch
+from pipeline.engine import start_runtime
+start_runtime(threads=1)
+torch.ones(1 << 24)  # 64 MiB, more than malloc keeps of itself
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
+def test_memory_that_a_step_frees_is_there_for_the_next():
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES_OF_TEN_STEPS],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.splitlines()[-1]) < 1000  # 163,850 where every block goes back to the kernel
