@@ -1,6 +1,6 @@
 """Catches a race of image training whose sides cannot be compared: other precision, other target, nothing learnt."""
 
-from itertools import islice
+from itertools import count, islice
 
 import pytest
 import torch
@@ -16,14 +16,15 @@ from tests.benchmarks import image_peers, images
     ("mine", "theirs", "compared"),
     [
         ("ours_bf16", "diffusers_bf16", True),
-        ("ours_bf16_compiled", "diffusers_bf16", True),
+        ("ours_bf16_two_processes", "diffusers_bf16", True),
         ("ours_fp32", "diffusers_bf16", False),
-        ("ours_bf16", "example_fp32", True),
+        ("ours_fp32", "example_fp32", True),
+        ("ours_bf16", "diffusers_fp32", True),
         ("ours_fp32", "ours_bf16", False),
         ("diffusers_bf16", "ours_bf16", False),
     ],
 )
-def test_a_ratio_is_of_ours_over_a_peer_in_the_same_precision_where_it_has_it(mine, theirs, compared):
+def test_a_ratio_is_of_ours_over_a_peer_and_never_of_our_fp32_over_its_bf16(mine, theirs, compared):
     assert images._compared(mine, theirs) is compared
 
 
@@ -68,12 +69,36 @@ def test_pictures_a_second_counts_the_steps_of_each_in_turn(monkeypatch):
     monkeypatch.setattr(images, "REPEATS", 3)
     seen = []
 
-    def steps(name: str):
-        while True:
-            seen.append(name)
-            yield 0.0
+    class Watched:
+        def __init__(self, name: str, seconds: float):
+            self.name, self.seconds = name, seconds
 
-    contestants = {name: images.Contestant(steps(name), dict) for name in ("a", "b")}
-    figures = images.pictures_a_second(contestants)
-    assert "".join(seen) == "aabbaabbaabb"
-    assert all(len(values) == 3 and min(values) > 0 for values in figures.values())
+        def train(self, steps: int) -> tuple[float, list[float]]:
+            seen.append((self.name, steps))
+            return self.seconds, [0.0] * steps
+
+    figures = images.pictures_a_second({"a": Watched("a", 0.5), "b": Watched("b", 0.25)})
+    assert seen == [("a", 2), ("b", 2)] * 3
+    assert figures == {"a": [2 * images.BATCH / 0.5] * 3, "b": [2 * images.BATCH / 0.25] * 3}
+
+
+def counting_race(data) -> images.Race:
+    def make() -> images.Contestant:
+        from pipeline.engine import start_runtime
+
+        runtime = start_runtime(torch.get_num_threads())
+        losses = (float(runtime.sum(torch.tensor(1.0 + runtime.rank))) for _ in count())
+        return images.Contestant(losses, dict)
+
+    entrants = {"alone": images.Entrant(make), "both": images.Entrant(make, processes=2)}
+    return images.Race(entrants, ("threads", "lower", lambda nets: float(torch.get_num_threads())))
+
+
+@pytest.mark.parametrize(("name", "loss", "threads"), [("alone", 1.0, 2), ("both", 3.0, 1)])
+def test_an_entrant_trains_in_as_many_processes_as_it_asks_for_and_shares_the_cores(
+    name, loss, threads, tmp_path
+):
+    with images.at_work(counting_race, name, tmp_path) as runner:
+        seconds, losses = runner.train(3)
+        assert losses == [loss] * 3 and seconds > 0
+        assert runner.quality() == threads

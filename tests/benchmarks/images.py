@@ -2,20 +2,26 @@
 
 python -m tests.benchmarks.images [unet] [vae] [gan]      one JSON line a race; a ratio above 1: ours is faster
 
-One process on two threads, Fashion-MNIST, each side with the same net, batch and precision:
+Two cores, Fashion-MNIST, each side with the same net and batch; one process on two threads, or where its name ends in
+`two_processes` the two of launch/ddp.yaml, as our recipes are launched. Each contestant has a process of its own, for
+what a loop sets in its process (allocator, accelerate's precision) would reach the others.
 unet: the U-Net of recipes/diffusion/fashion_mnist.yaml without classes, predicting noise on the linear schedule,
     against diffusers' unconditional training script and, where it is installed, denoising-diffusion-pytorch.
 vae: the ladder of recipes/vae/fashion_mnist.yaml, against PyTorch's VAE example.
-gan: the DCGAN pair of recipes/gan/fashion_mnist.yaml without classes and penalty, against PyTorch's DCGAN example; also
-    compiled. The U-Net and the ladder gain nothing by it on a CPU, tens of seconds of compilation aside.
+gan: the DCGAN pair of recipes/gan/fashion_mnist.yaml without classes and penalty, against PyTorch's DCGAN example.
+Nothing is compiled: on a CPU none of these nets gains by it.
 """
 
 import io
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +31,10 @@ from torch import nn
 
 from tests.benchmarks import image_peers as peers
 from tests.benchmarks.workload import interleaved, on_the_cpu, print_line, ratio, spread
+from tests.helpers import free_port
 
 ROOT = Path(__file__).parents[2]
-THREADS, STEPS, REPEATS, WARM = 2, 10, 5, 5
+CORES, STEPS, REPEATS, WARM = 2, 10, 5, 5
 BATCH, RATE, HELD_OUT = 64, 2e-4, 1000
 EQUAL_SECONDS = 30
 
@@ -41,11 +48,89 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Race:
-    """contestants: name -> makes a fresh one; quality: (its name, what better is, held-out figure of nets)."""
+class Entrant:
+    """make: builds the contestant, in each of its processes."""
 
-    contestants: dict[str, Callable[[], Contestant]]
+    make: Callable[[], Contestant]
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Race:
+    """entrants: by name; quality: (its name, what better is, held-out figure of nets)."""
+
+    entrants: dict[str, Entrant]
     quality: tuple[str, str, Callable[[dict[str, nn.Module]], float]]
+
+
+class Runner:
+    """An entrant at work in processes of its own."""
+
+    def __init__(self, pipes: list[Connection]):
+        self.pipes = pipes
+
+    def _ask(self, question: str, number: int = 0) -> Any:
+        for pipe in self.pipes:
+            pipe.send((question, number))
+        return [pipe.recv() for pipe in self.pipes][0]
+
+    def train(self, steps: int) -> tuple[float, list[float]]:
+        """(seconds, losses) of that many steps."""
+        return self._ask("train", steps)
+
+    def quality(self) -> float:
+        return self._ask("quality")
+
+
+@contextmanager
+def at_work(race: Callable[[Path], Race], name: str, data: Path) -> Iterator[Runner]:
+    """Entrant `name` of `race`, in the processes that it asks for.
+
+    Raises:
+        EOFError: one of them died; its traceback is on stderr.
+    """
+    context, count = multiprocessing.get_context("spawn"), race(data).entrants[name].processes
+    port, pipes, processes = str(free_port()), [], []
+    for rank in range(count):
+        ours, theirs = context.Pipe()
+        peers_of_it = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **peers_of_it} if count > 1 else {}
+        process = context.Process(
+            target=_work, args=(theirs, race, name, data, CORES // count, environment), daemon=True
+        )
+        process.start()
+        theirs.close()  # the child's copy alone keeps the pipe open, so that its death is seen
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        yield Runner(pipes)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _work(
+    asked: Connection,
+    race: Callable[[Path], Race],
+    name: str,
+    data: Path,
+    threads: int,
+    environment: dict[str, Any],
+) -> None:
+    os.environ.update({key: str(value) for key, value in environment.items()})
+    on_the_cpu(threads)
+    entered = race(data)
+    contestant = entered.entrants[name].make()
+    while True:
+        question, number = asked.recv()
+        if question == "quality":
+            asked.send(entered.quality[2](contestant.nets()))
+            continue
+        started = time.perf_counter()
+        losses = [next(contestant.steps) for _ in range(number)]
+        asked.send((time.perf_counter() - started, losses))
 
 
 def settings(yaml: str, *overrides: str) -> Any:
@@ -55,7 +140,7 @@ def settings(yaml: str, *overrides: str) -> Any:
     loop = {
         "max_steps": 1_000_000,
         "train_batch_size": BATCH,
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": BATCH // int(os.environ.get("WORLD_SIZE", "1")),
         "ema_decay": 0.999,
     }
     return open_recipe(ROOT / "recipes" / yaml, [*(f"train.{k}={v}" for k, v in loop.items()), *overrides])[0]
@@ -67,12 +152,12 @@ def one_rate(prefix: str) -> list[str]:
     return [f"{prefix}.{key}={value}" for key, value in chosen.items()]
 
 
-def prepared(directory: Path, config: Any) -> Path:
-    """The `prepare` stage's output of `config`, made in `directory`."""
+def prepared(directory: Path) -> Path:
+    """The pictures of every race, as stage `prepare` leaves them, made in `directory`."""
     from pipeline.stage import Context, Stage
     from recipes.common import prepare
 
-    directory.mkdir(parents=True, exist_ok=True)
+    config = settings("gan/fashion_mnist.yaml")
     stage = Stage("prepare", "recipes.common.prepare", {})
     prepare.run(Context(config, stage, {}, directory, directory, directory, io.StringIO()))
     return directory
@@ -105,8 +190,16 @@ def peer(build: Callable[[], Any], loop: Callable[..., Iterator[float]], **given
     return Contestant(loop(*nets.values(), **given), lambda: nets)
 
 
-def unet_race(directory: Path) -> Race:
-    from recipes.common.dataset import PreparedImages, to_unit
+def in_every_way(recipe: Callable[[bool], Any]) -> dict[str, Entrant]:
+    """Our loop in fp32, in bf16, and in bf16 on two processes, as the recipes are launched. recipe: of bf16 or not."""
+    return {
+        "ours_fp32": Entrant(lambda: ours(lambda: recipe(False))),
+        "ours_bf16": Entrant(lambda: ours(lambda: recipe(True))),
+        "ours_bf16_two_processes": Entrant(lambda: ours(lambda: recipe(True)), processes=2),
+    }
+
+
+def unet_race(data: Path) -> Race:
     from recipes.common.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
 
@@ -122,25 +215,24 @@ def unet_race(directory: Path) -> Race:
         config = settings("diffusion/fashion_mnist.yaml", *noise, *rates, f"train.bf16={bf16}")
         return Diffusion(config, data, Shape(28, 1, 0))
 
-    data = prepared(directory, settings("diffusion/fashion_mnist.yaml"))
-    pictures = to_unit(torch.from_numpy(np.array(PreparedImages.open(data, "train").images))).contiguous()
-    found: dict[str, Callable[[], Contestant]] = {}
-    for name, bf16 in (("fp32", False), ("bf16", True)):
-        given = {"pictures": pictures, "size": BATCH, "rate": RATE, "bf16": bf16}
-        build = lambda bf16=bf16: recipe(bf16)  # noqa: E731
-        found[f"diffusers_{name}"] = lambda build=build, given=given: peer(
-            build, peers.diffusers_script, **given
-        )
-        if peers.has_denoising_diffusion():
-            found[f"denoising_{name}"] = lambda build=build, given=given: peer(
-                build, peers.denoising_diffusion, **given
-            )
-        found[f"ours_{name}"] = lambda build=build: ours(build)
+    def theirs(loop: Callable[..., Iterator[float]], bf16: bool) -> Contestant:
+        return peer(lambda: recipe(False), loop, pictures=pictures_of(data), size=BATCH, rate=RATE, bf16=bf16)
+
+    loops = {"diffusers": peers.diffusers_script}
+    if peers.has_denoising_diffusion():
+        loops["denoising"] = peers.denoising_diffusion
+    found = {
+        f"{name}_{precision}": Entrant(lambda loop=loop, bf16=bf16: theirs(loop, bf16))
+        for precision, bf16 in (("fp32", False), ("bf16", True))
+        for name, loop in loops.items()
+    }
     quality = held_out_mean(recipe(False), "squared_error")
-    return Race(found, ("held-out squared error of the noise a pixel", "lower", quality))
+    return Race(
+        found | in_every_way(recipe), ("held-out squared error of the noise a pixel", "lower", quality)
+    )
 
 
-def vae_race(directory: Path) -> Race:
+def vae_race(data: Path) -> Race:
     from recipes.common.dataset import PreparedImages
     from recipes.vae.vae import Vae
 
@@ -149,50 +241,46 @@ def vae_race(directory: Path) -> Race:
         rates = [*one_rate("train"), "train.adam_beta2=0.999"]
         return Vae(settings("vae/fashion_mnist.yaml", *rates, *how), data)
 
-    data = prepared(directory, settings("vae/fashion_mnist.yaml"))
-    train = PreparedImages.open(data, "train")
-    pictures = {
-        "pictures": torch.from_numpy(np.array(train.images)),
-        "labels": torch.from_numpy(train.labels),
-    }
-    given = {**pictures, "size": BATCH, "rate": RATE, "latents": recipe(False).latents}
-    found = {
-        "example_fp32": lambda: peer(lambda: recipe(False), peers.pytorch_vae, **given),
-        "ours_fp32": lambda: ours(lambda: recipe(False)),
-        "ours_bf16": lambda: ours(lambda: recipe(True)),
-    }
+    def example() -> Contestant:
+        train, alike = PreparedImages.open(data, "train"), recipe(False)
+        pictures, labels = torch.from_numpy(np.array(train.images)), torch.from_numpy(train.labels)
+        given = {"pictures": pictures, "labels": labels, "latents": alike.latents}
+        return peer(lambda: alike, peers.pytorch_vae, size=BATCH, rate=RATE, **given)
+
+    quality = held_out_mean(recipe(False), "bits_per_dim")
     return Race(
-        found, ("held-out bound, bits a dimension", "lower", held_out_mean(recipe(False), "bits_per_dim"))
+        {"example_fp32": Entrant(example)} | in_every_way(recipe),
+        ("held-out bound, bits a dimension", "lower", quality),
     )
 
 
-def gan_race(directory: Path) -> Race:
-    from recipes.common.dataset import PreparedImages, to_unit
+def gan_race(data: Path) -> Race:
+    from recipes.common.dataset import PreparedImages
     from recipes.gan.gan import Gan
 
-    def recipe(bf16: bool, compiled: bool = False) -> Gan:
+    def recipe(bf16: bool) -> Gan:
         game = ["train.adversarial=non_saturating", "train.r1=0", "train.r2=0", "train.flip=false"]
         rates = [f"train.{net}.{beta}" for net in NETS for beta in ("adam_beta1=0.5", "adam_beta2=0.999")]
         rates += [setting for net in NETS for setting in one_rate(f"train.{net}")]
-        how = [f"train.bf16={bf16}", f"train.torch_compile={compiled}", "model.conditional=false"]
+        how = [f"train.bf16={bf16}", "model.conditional=false"]
         return Gan(settings("gan/fashion_mnist.yaml", *game, *rates, *how), data)
 
-    data = prepared(directory, settings("gan/fashion_mnist.yaml"))
-    pictures = to_unit(torch.from_numpy(np.array(PreparedImages.open(data, "train").images))).contiguous()
-    given = {
-        "pictures": pictures,
-        "size": BATCH,
-        "rate": RATE,
-        "latents": recipe(False).config.model.latent_size,
-    }
-    found = {
-        "example_fp32": lambda: peer(lambda: recipe(False), peers.pytorch_dcgan, **given),
-        "ours_fp32": lambda: ours(lambda: recipe(False)),
-        "ours_bf16": lambda: ours(lambda: recipe(True)),
-        "ours_fp32_compiled": lambda: ours(lambda: recipe(False, compiled=True)),
-    }
+    def example() -> Contestant:
+        alike, given = recipe(False), {"pictures": pictures_of(data), "size": BATCH, "rate": RATE}
+        return peer(lambda: alike, peers.pytorch_dcgan, latents=alike.config.model.latent_size, **given)
+
     quality = frechet_of_pixels(PreparedImages.open(data, "held_out").images[:HELD_OUT])
-    return Race(found, ("Frechet distance of 7 x 7 means of pixels", "lower", quality))
+    return Race(
+        {"example_fp32": Entrant(example)} | in_every_way(recipe),
+        ("Frechet distance of 7 x 7 means of pixels", "lower", quality),
+    )
+
+
+def pictures_of(data: Path) -> torch.Tensor:
+    """Every training picture, decoded and scaled: fp32 (N, C, H, W) in [-1, 1]."""
+    from recipes.common.dataset import PreparedImages, to_unit
+
+    return to_unit(torch.from_numpy(np.array(PreparedImages.open(data, "train").images))).contiguous()
 
 
 NETS = ("critic", "generator")
@@ -232,61 +320,52 @@ def frechet_of_pixels(real: np.ndarray) -> Callable[[dict[str, nn.Module]], floa
     return distance
 
 
-def pictures_a_second(contestants: dict[str, Contestant]) -> dict[str, list[float]]:
+def pictures_a_second(runners: dict[str, Runner]) -> dict[str, list[float]]:
     """In turns A B A B ..., REPEATS samples of STEPS steps each."""
-
-    def sample(contestant: Contestant) -> float:
-        started = time.perf_counter()
-        for _ in range(STEPS):
-            next(contestant.steps)
-        return STEPS * BATCH / (time.perf_counter() - started)
-
-    return interleaved({name: lambda c=c: sample(c) for name, c in contestants.items()}, REPEATS)
+    taken = {name: lambda r=runner: STEPS * BATCH / r.train(STEPS)[0] for name, runner in runners.items()}
+    return interleaved(taken, REPEATS)
 
 
-def after_equal_time(race: Race) -> dict[str, float]:
-    """The held-out figure of each contestant, trained afresh for EQUAL_SECONDS after its first steps."""
-    found = {}
-    for name, make in race.contestants.items():
-        contestant = make()
-        for _ in range(WARM):
-            next(contestant.steps)
-        started = time.perf_counter()
-        while time.perf_counter() - started < EQUAL_SECONDS:
-            next(contestant.steps)
-        found[name] = float(f"{race.quality[2](contestant.nets()):.4g}")
-    return found
+def after_equal_time(race: Callable[[Path], Race], name: str, data: Path) -> float:
+    """The held-out figure of an entrant, trained afresh for EQUAL_SECONDS after its first steps."""
+    with at_work(race, name, data) as runner:
+        runner.train(WARM)
+        seconds = 0.0
+        while seconds < EQUAL_SECONDS:
+            seconds += runner.train(STEPS)[0]
+        return float(f"{runner.quality():.4g}")
 
 
-def run(name: str, race: Race) -> None:
-    contestants = {each: make() for each, make in race.contestants.items()}
-    first = {each: [next(c.steps) for _ in range(WARM)] for each, c in contestants.items()}
-    figures = pictures_a_second(contestants)
+def run(name: str, data: Path) -> None:
+    race = RACES[name](data)
+    with ExitStack() as stack:
+        runners = {each: stack.enter_context(at_work(RACES[name], each, data)) for each in race.entrants}
+        first = {each: runner.train(WARM)[1] for each, runner in runners.items()}
+        figures = pictures_a_second(runners)
     pairs = [(mine, theirs) for mine in figures for theirs in figures if _compared(mine, theirs)]
+    quality = {each: after_equal_time(RACES[name], each, data) for each in race.entrants}
     print_line(
         f"images/{name}",
         ratios={f"{mine} / {theirs}": ratio(figures, mine, theirs) for mine, theirs in pairs},
         pictures_per_second={each: spread(values) for each, values in figures.items()},
-        after_equal_time={race.quality[0]: after_equal_time(race), "better": race.quality[1]},
+        after_equal_time={race.quality[0]: quality, "better": race.quality[1]},
         first_losses={each: [round(loss, 4) for loss in losses] for each, losses in first.items()},
         protocol=f"batch {BATCH}, {STEPS} steps a sample, {REPEATS} turns, {EQUAL_SECONDS} s each for the quality",
     )
 
 
 def _compared(mine: str, theirs: str) -> bool:
-    """Ours with a peer in the same precision; with a peer that has one alone, ours in any."""
-    return (
-        mine.startswith("ours")
-        and not theirs.startswith("ours")
-        and (theirs.startswith("example") or mine.split("_")[1] == theirs.split("_")[1])
-    )
+    """Ours with a peer in the same precision, and our bf16, which is our default, with a peer's fp32, which is its."""
+    ours_alone = mine.startswith("ours") and not theirs.startswith("ours")
+    return ours_alone and (mine.split("_")[1], theirs.split("_")[1]) != ("fp32", "bf16")
 
 
 def main(names: list[str]) -> None:
-    on_the_cpu(THREADS)
-    for name in names or RACES:
-        with tempfile.TemporaryDirectory() as directory:
-            run(name, RACES[name](Path(directory) / "prepare"))
+    on_the_cpu(CORES)
+    with tempfile.TemporaryDirectory() as directory:
+        data = prepared(Path(directory))
+        for name in names or RACES:
+            run(name, data)
 
 
 if __name__ == "__main__":
