@@ -12,6 +12,7 @@ from pipeline.launch import check_launch, read_launch
 from pipeline.plan import Batches
 from pipeline.stage import Context
 from recipes.common.config import Images
+from recipes.common.prepare import why_unlabelled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,11 +81,8 @@ def check(config: Any) -> None:
 
 def check_labels(data: Images, stage: str) -> None:
     """Raises UserError where the settings alone say that pictures have no labels."""
-    columns = data.source in ("parquet", "datasets")
-    folder = Path(data.path).expanduser() if data.source == "folder" and data.path else None
-    flat = folder is not None and folder.is_dir() and not any(child.is_dir() for child in folder.iterdir())
-    if columns and data.label_column is None or flat:
-        where = "data.label_column is null" if columns else f"data.path: {folder} has no sub-folders"
+    where = why_unlabelled(data)
+    if where:
         raise UserError(
             f"{stage} trains a classifier, and {where}: pictures without labels\n{WAY_OUT[stage]}"
         )

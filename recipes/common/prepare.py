@@ -216,6 +216,23 @@ def _require_class(images: Images, classes: tuple[str, ...]) -> None:
 
 # Looks before anything runs.
 
+
+def why_unlabelled(images: Images) -> str:
+    """Why these pictures have no labels, "" where a look at the settings and the folder does not say so."""
+    if images.source not in ("folder", "parquet", "datasets"):
+        return ""
+    if images.label_column is None:
+        return "data.label_column is null"
+    folder = Path(images.path or "").expanduser()
+    if (
+        images.source == "folder"
+        and folder.is_dir()
+        and not any(child.is_dir() for child in folder.iterdir())
+    ):
+        return f"data.path: {folder} has no sub-folders"
+    return ""
+
+
 SIZES = {"digits": (8,), "stacked_digits": (8,), "fashion_mnist": (28, 32)}  # that need no scaling
 
 

@@ -8,6 +8,7 @@ from pipeline.errors import UserError
 from pipeline.launch import check_launch, read_launch
 from pipeline.plan import Batches
 from pipeline.stage import Context
+from recipes.common.prepare import why_unlabelled
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
 from recipes.diffusion.samplers import check_sampler
 from recipes.diffusion.shapes import check_net
@@ -28,6 +29,11 @@ def check(config: DiffusionConfig) -> None:
             raise UserError(
                 f"{where}.guidance = {sampler.guidance:g} needs a net that also learnt without classes\n"
                 "way out: train.condition_dropout=0.1, or guidance 1"
+            )
+        if sampler.guidance != 1 and (why := why_unlabelled(config.data)):
+            raise UserError(
+                f"{where}.guidance = {sampler.guidance:g} leads towards a class, and {why}: pictures without labels\n"
+                "way out: guidance 1"
             )
     check_launch(config.run, config.train, ZERO_STAGES, config.train)
 

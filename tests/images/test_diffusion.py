@@ -203,6 +203,11 @@ REFUSED = {
     ("sampler.name=ddim", "sampler.steps=30"): "sampler.steps = 30 does not divide 1000",
     FLOW: "sampler.others.0.name = ddim does not go with model.prediction = flow",
     ("sampler.guidance=2", "train.condition_dropout=0"): "sampler.guidance = 2 needs a net",
+    (
+        "data.source=folder",
+        "data.label_column=null",
+        "sampler.guidance=2",
+    ): "and data.label_column is null: pictures without labels\nway out: guidance 1",
     ("model.schedule=null",): "prediction: v needs `schedule`",
     ("model.prediction=flow",): "leave `schedule` out",
 }

@@ -102,6 +102,9 @@ def test_pictures_without_labels_are_refused_before_and_after_they_are_prepared(
     flat.mkdir()
     with pytest.raises(UserError, match="flat has no sub-folders"):
         features.check(config_of(tmp_path, source="folder", path=str(flat)))
+    (flat / "a").mkdir()
+    with pytest.raises(UserError, match="label_column is null"):
+        features.check(config_of(tmp_path, source="folder", path=str(flat), label_column=None))
     train, held_out = digit_pictures()
     nameless = [
         replace(split, labels=np.full(len(split.labels), -1), classes=()) for split in (train, held_out)
