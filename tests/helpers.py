@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config import Training, load
-from pipeline.recipe import Batch, Clock, Loss, Sum
+from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
 from recipes.gan.config import RingConfig
 from recipes.gan.gan import Gan
 
@@ -144,8 +144,7 @@ class Toy:
     def held_out(self) -> ToyTokens:
         return ToyTokens(length=37)
 
-    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
-        return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    collate = staticmethod(stacked)
 
     def nets(self) -> dict[str, nn.Module]:
         return {"model": ToyNet(self.dropout)}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.engine import Runtime
 from pipeline.loop import Trainer, steps
-from pipeline.recipe import Batch, Clock, Loss, Split, Sum
+from pipeline.recipe import Batch, Clock, Loss, Split, Sum, stacked
 from recipes.common.config import Classifier
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import uniform
@@ -133,8 +133,7 @@ class ImageClassifier:
     def held_out(self) -> Split | None:
         return ImageSplit(self.held, None) if self.held else None
 
-    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
-        return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    collate = staticmethod(stacked)
 
     def nets(self) -> dict[str, nn.Module]:
         net = ConvolutionalNet(self.shape, self.training.channels, self.training.features)

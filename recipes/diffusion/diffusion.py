@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.recipe import Batch, Clock, Loss, Sum
+from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
@@ -75,8 +75,7 @@ class Diffusion:
         images = ImageSplit(PreparedImages.open(self.prepared, "held_out"), None)
         return NoisyImages(images, self.training.seed, "held_out", 0.0)
 
-    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
-        return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    collate = staticmethod(stacked)
 
     def nets(self) -> dict[str, nn.Module]:
         self._refuse_guidance()

@@ -6,11 +6,10 @@ nets, is the subject's (subject.py). Shapes: B samples.
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Clock, Loss, Split, Sum
+from pipeline.recipe import Batch, Clock, Loss, Split, Sum, stacked
 from recipes.gan.config import GanConfig
 from recipes.gan.losses import critic_loss, generator_loss, squared_slope
 from recipes.gan.subject import subject_of
@@ -39,8 +38,7 @@ class Gan:
     def held_out(self) -> Split:
         return self.subject.held_out()
 
-    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
-        return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    collate = staticmethod(stacked)
 
     def nets(self) -> dict[str, nn.Module]:
         return self.subject.nets()

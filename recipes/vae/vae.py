@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Clock, Loss, Sum
+from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
 from pipeline.schedule import steps_of
 from recipes.common import noise
 from recipes.common.dataset import ImageSplit, PreparedImages
+from recipes.common.sample import columns_of, labels_in_turn
 from recipes.common.shape import Shape
+from recipes.common.sheet import save_sheet
 from recipes.vae.config import Train, VaeConfig
 from recipes.vae.ladder import Bound
 from recipes.vae.nets import build
@@ -82,8 +84,7 @@ class Vae:
         images = ImageSplit(PreparedImages.open(self.prepared, "held_out"), None)
         return NoisyImages(images, self.latents, self.training.seed, "held_out")
 
-    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
-        return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    collate = staticmethod(stacked)
 
     def nets(self) -> dict[str, nn.Module]:
         net = build(self.config.model, self.shape)
@@ -123,13 +124,12 @@ class Vae:
 
         The figures are of the first held-out pictures: codes in use, or an alarm for each group that carries nothing.
         """
-        from recipes.common.sample import labels_in_turn
-        from recipes.common.sheet import save_sheet
         from recipes.vae.sampler import sampler_of
 
         held_out = PreparedImages.open(self.prepared, "held_out")
-        labels = labels_in_turn(len(seeds), len(held_out.classes))
-        save_sheet(sampler_of(nets["vae"], held_out)(seeds, labels), out / "samples.png")
+        classes = len(held_out.classes)
+        pictures = sampler_of(nets["vae"], held_out)(seeds, labels_in_turn(len(seeds), classes))
+        save_sheet(pictures, out / "samples.png", columns_of(classes))
         return self._use_of(nets["vae"])
 
     def _use_of(self, net: nn.Module) -> dict[str, float]:
