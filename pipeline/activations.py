@@ -1,7 +1,7 @@
 """The memory that a backward pass needs of its forward, counted by running it on tensors that have none."""
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,6 @@ def kept_bytes(
     nets: made on the meta device; they are given to `forward` as nets on a CPU would be, in `dtype`, without memory or
     arithmetic. autocast: the forward is in bfloat16 over these weights.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     nets = list(nets)
     kept: dict[int, Tensor] = {}  # by storage; holding the tensor keeps its identity from being given again
 
@@ -25,15 +23,27 @@ def kept_bytes(
         return tensor
 
     precision = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
-    with FakeTensorMode():
-        own = {_storage(parameter) for net in nets for parameter in _placed(net, dtype)}
+    with without_memory(nets, dtype):
+        own = {_storage(parameter) for net in nets for parameter in net.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
             forward()
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 
-def _placed(net: nn.Module, dtype: torch.dtype) -> list[nn.Parameter]:
-    """Put every parameter and buffer of `net` on the CPU, tied ones once; the parameters."""
+@contextmanager
+def without_memory(nets: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """Within, every tensor is a shape on a CPU, without memory or arithmetic; so are `nets`, from the meta device."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    # A compiled kernel would read the memory that is not there.
+    with FakeTensorMode(), torch.compiler.set_stance("force_eager"):
+        for net in nets:
+            _place(net, dtype)
+        yield
+
+
+def _place(net: nn.Module, dtype: torch.dtype) -> None:
+    """Put every parameter and buffer of `net` on the CPU, tied ones once."""
     placed: dict[int, nn.Parameter] = {}
     for module in net.modules():
         for name, given in list(module.named_parameters(recurse=False, remove_duplicate=False)):
@@ -43,7 +53,6 @@ def _placed(net: nn.Module, dtype: torch.dtype) -> list[nn.Parameter]:
             setattr(module, name, placed[id(given)])
         for name, given in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty(given.shape, dtype=given.dtype))
-    return list(placed.values())
 
 
 def _storage(tensor: Tensor) -> int:

@@ -4,6 +4,7 @@ Shapes: B pictures, C channels, H rows, W columns, F features, K classes.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.loop import Trainer, steps
 from pipeline.recipe import Batch, Clock, Loss, Split, Sum, stacked
 from recipes.common.config import Classifier
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.estimate import flops_of
 from recipes.common.noise import uniform
 from recipes.common.shape import Shape
 
@@ -109,7 +111,6 @@ class ImageClassifier:
     turns = ("model",)
     ema = ("model",)
     zero_stages = ZERO_STAGES
-    flops_per_sample = 0.0
     unit = "images"
     units_per_sample = 1
 
@@ -125,6 +126,16 @@ class ImageClassifier:
         self.training, self.shape = training, shape
         self.train, self.held, self.augment, self.flip = train, held_out, augment, flip
         self.optimizers = {"model": training}
+
+    @cached_property
+    def flops_per_sample(self) -> float:
+        return flops_of(self, self.blank(2))
+
+    def blank(self, count: int) -> Batch:
+        """A batch of `count` samples of the right shapes."""
+        size = self.shape.image_size
+        pictures = torch.zeros(count, size, size, self.shape.channels, dtype=torch.uint8)
+        return {"image": pictures, "label": torch.zeros(count, dtype=torch.int64)}
 
     def data(self) -> Split:
         split = ImageSplit(self.train, self.training.seed)

@@ -1,16 +1,41 @@
 """What training an image recipe holds and does, counted on nets without memory, for `headwater plan`."""
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.activations import kept_bytes
+from pipeline.activations import kept_bytes, without_memory
 from pipeline.estimate import Size, moment_bytes
 from pipeline.optimizer import parameter_groups
 from pipeline.recipe import Batch, Clock, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def flops_of(recipe: Recipe, batch: Batch, steps: int = 1) -> float:
+    """FLOPs that a sample costs an optimizer step: forward and backward of every turn, without the update.
+
+    Counted are products of matrices, convolutions and attention, a multiplication and an addition apart, as PyTorch's
+    FlopCounterMode has them. batch: of any values; steps: after how many updates the work repeats itself.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        nets = recipe.nets()
+    plain = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the fused attention of a CPU
+    with plain, without_memory(nets.values(), torch.float32), FlopCounterMode(display=False) as counter:
+        for turn, step in product(recipe.turns, range(steps)):
+            for name, net in nets.items():
+                net.requires_grad_(name == turn)
+            recipe.loss(turn, nets, _blank(batch), Clock(step, 0)).total.backward()
+    return counter.get_total_flops() / (steps * len(next(iter(batch.values()))))
+
+
+def _blank(batch: Batch) -> Batch:
+    return {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in batch.items()}
 
 
 def size_of(recipe: Recipe, turn: str, batch: Batch, zero: bool) -> Size:
@@ -29,10 +54,7 @@ def size_of(recipe: Recipe, turn: str, batch: Batch, zero: bool) -> Size:
     )
 
     def forward() -> "Tensor":
-        fresh = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in batch.items()}
-        # A compiled kernel would read the memory that is not there.
-        with torch.compiler.set_stance("force_eager"):
-            return recipe.loss(turn, nets, fresh, Clock(0, 0)).total
+        return recipe.loss(turn, nets, _blank(batch), Clock(0, 0)).total
 
     bf16 = recipe.training.bf16
     dtype = torch.bfloat16 if bf16 and zero else torch.float32

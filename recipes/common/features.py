@@ -104,8 +104,6 @@ def require_labels(train: "PreparedImages", stage: str) -> None:
 
 def estimate(config: Any) -> "Size":
     """What the classifier holds; the classes of a user's own data are known once they are prepared, so 10 stand in."""
-    import torch
-
     from recipes.common.classifier import ImageClassifier
     from recipes.common.estimate import size_of
     from recipes.common.shape import Shape
@@ -113,9 +111,8 @@ def estimate(config: Any) -> "Size":
     launch, data = read_launch(config.run), config.data
     micro = Batches.derive(config.features, launch.num_processes).micro
     shape = Shape(data.image_size, data.channels, 1000 if data.source == "stacked_digits" else 10)
-    pictures = torch.zeros(micro, data.image_size, data.image_size, data.channels, dtype=torch.uint8)
-    batch = {"image": pictures, "label": torch.zeros(micro, dtype=torch.int64)}
-    return size_of(ImageClassifier(config.features, shape), "model", batch, bool(launch.zero_stage))
+    recipe = ImageClassifier(config.features, shape)
+    return size_of(recipe, "model", recipe.blank(micro), bool(launch.zero_stage))
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
 from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.estimate import flops_of
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
 from recipes.common.shape import Shape
@@ -53,7 +54,6 @@ class Diffusion:
     turns = ("model",)
     ema = ("model",)
     zero_stages = ZERO_STAGES
-    flops_per_sample = 0.0
     unit = "images"
     units_per_sample = 1
 
@@ -65,6 +65,21 @@ class Diffusion:
     @cached_property
     def shape(self) -> Shape:
         return self._given or Shape.of(PreparedImages.open(self.prepared, "train"))
+
+    @cached_property
+    def flops_per_sample(self) -> float:
+        return flops_of(self, self.blank(2))
+
+    def blank(self, count: int) -> Batch:
+        """A batch of `count` samples of the right shapes."""
+        size, channels = self.shape.image_size, self.shape.channels
+        return {
+            "image": torch.zeros(count, size, size, channels, dtype=torch.uint8),
+            "label": torch.zeros(count, dtype=torch.int64),
+            "u": torch.zeros(count),
+            "noise": torch.zeros(count, channels, size, size),
+            "hidden": torch.zeros(count, dtype=torch.bool),
+        }
 
     def data(self) -> NoisyImages:
         train, seed = self.training, self.training.seed

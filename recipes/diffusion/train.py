@@ -54,24 +54,14 @@ def samplers_of(config: DiffusionConfig) -> list[tuple[str, Any]]:
 
 def estimate(config: DiffusionConfig) -> "Size":
     """What training holds."""
-    import torch
-
     from recipes.common.estimate import size_of
     from recipes.common.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
 
-    size, channels = config.data.image_size, config.data.channels
-    recipe = Diffusion(config, Path(), Shape(size, channels, CLASSES))
     launch = read_launch(config.run)
+    recipe = Diffusion(config, Path(), Shape(config.data.image_size, config.data.channels, CLASSES))
     micro = Batches.derive(config.train, launch.num_processes).micro
-    batch = {
-        "image": torch.zeros(micro, size, size, channels, dtype=torch.uint8),
-        "label": torch.zeros(micro, dtype=torch.int64),
-        "u": torch.zeros(micro),
-        "noise": torch.zeros(micro, channels, size, size),
-        "hidden": torch.zeros(micro, dtype=torch.bool),
-    }
-    return size_of(recipe, "model", batch, zero=launch.zero_stage is not None)
+    return size_of(recipe, "model", recipe.blank(micro), zero=launch.zero_stage is not None)
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -4,12 +4,14 @@ The critic's slope is held down at both kinds of samples (R1 and R2, arXiv:2501.
 nets, is the subject's (subject.py). Shapes: B samples.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.recipe import Batch, Clock, Loss, Split, Sum, stacked
+from recipes.common.estimate import flops_of
 from recipes.gan.config import GanConfig
 from recipes.gan.losses import critic_loss, generator_loss, squared_slope
 from recipes.gan.subject import subject_of
@@ -23,7 +25,6 @@ class Gan:
     turns = ("critic", "generator")
     ema = ("generator",)
     zero_stages = ZERO_STAGES
-    flops_per_sample = 0.0
     units_per_sample = 1
 
     def __init__(self, config: GanConfig, prepared: Path | None = None):
@@ -31,6 +32,10 @@ class Gan:
         self.optimizers = {"critic": config.train.critic, "generator": config.train.generator}
         self.subject = subject_of(config, prepared)
         self.unit = self.subject.unit
+
+    @cached_property
+    def flops_per_sample(self) -> float:
+        return flops_of(self, self.subject.blank(2), self.training.penalty_steps)
 
     def data(self) -> Split:
         return self.subject.data()

@@ -67,7 +67,8 @@ class ImageSubject:
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
         side, channels = self.shape.image_size, self.shape.channels
-        return {
+        label = {"label": torch.zeros(count, dtype=torch.int64)} if self.shape.classes else {}
+        return label | {
             "image": torch.zeros(count, side, side, channels, dtype=torch.uint8),
             "latent": torch.zeros(count, self.model.latent_size),
             "nudge": torch.zeros(count, channels, side, side),

@@ -31,22 +31,14 @@ def check(config: VaeConfig) -> None:
 
 def estimate(config: VaeConfig) -> "Size":
     """What the net holds; the labels, known once the pictures are prepared, are taken as ten classes."""
-    import torch
-
     from recipes.common.estimate import size_of
     from recipes.common.shape import Shape
     from recipes.vae.vae import Vae
 
-    side, channels = config.data.image_size, config.data.channels
-    recipe = Vae(config, Path(), Shape(side, channels, 10))
     launch = read_launch(config.run)
+    recipe = Vae(config, Path(), Shape(config.data.image_size, config.data.channels, 10))
     micro = Batches.derive(config.train, launch.num_processes).micro
-    batch = {
-        "image": torch.zeros(micro, side, side, channels, dtype=torch.uint8),
-        "label": torch.zeros(micro, dtype=torch.int64),
-        "noise": torch.zeros(micro, recipe.latents),
-    }
-    return size_of(recipe, "vae", batch, zero=bool(launch.zero_stage))
+    return size_of(recipe, "vae", recipe.blank(micro), zero=bool(launch.zero_stage))
 
 
 def run(context: Context) -> dict[str, Any]:

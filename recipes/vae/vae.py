@@ -5,6 +5,7 @@ B pictures, G groups of latents.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
 from pipeline.schedule import steps_of
 from recipes.common import noise
 from recipes.common.dataset import ImageSplit, PreparedImages
+from recipes.common.estimate import flops_of
 from recipes.common.sample import columns_of, labels_in_turn
 from recipes.common.shape import Shape
 from recipes.common.sheet import save_sheet
@@ -54,7 +56,6 @@ class Vae:
     turns = ("vae",)
     ema = ("vae",)
     zero_stages = ZERO_STAGES
-    flops_per_sample = 0.0
     unit = "images"
     units_per_sample = 1
 
@@ -62,13 +63,24 @@ class Vae:
         """prepared: the artifact of the pictures; shape: what they are like, where they are not there yet."""
         self.config, self.training, self.prepared = config, config.train, prepared
         self.optimizers = {"vae": config.train}
-        self._shape = shape
+        self._given = shape
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
-        if self._shape is None:
-            self._shape = Shape.of(PreparedImages.open(self.prepared, "train"))
-        return self._shape
+        return self._given or Shape.of(PreparedImages.open(self.prepared, "train"))
+
+    @cached_property
+    def flops_per_sample(self) -> float:
+        return flops_of(self, self.blank(2))
+
+    def blank(self, count: int) -> Batch:
+        """A batch of `count` samples of the right shapes."""
+        size, channels = self.shape.image_size, self.shape.channels
+        return {
+            "image": torch.zeros(count, size, size, channels, dtype=torch.uint8),
+            "label": torch.zeros(count, dtype=torch.int64),
+            "noise": torch.zeros(count, self.latents),
+        }
 
     @property
     def latents(self) -> int:
