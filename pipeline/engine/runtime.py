@@ -79,13 +79,14 @@ def start_runtime(threads: int | None = None) -> Runtime:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc's malloc keep what a step frees for the next one; other C libraries are left as they are.
+    """Let glibc's malloc keep what a step frees for the next one, unless the environment tells it what to do.
 
     By default it hands large blocks back to the kernel, which clears their pages anew: a sixth of the time of the
-    quickstart's pretraining step in bf16 on two cores.
+    quickstart's pretraining step in bf16 on two cores. Other C libraries are left as they are.
     """
+    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
+    if mallopt and not told:
         mallopt(M_TRIM_THRESHOLD, NEVER)
         # Older releases refuse more than their limit, and once one of the two is set the other grows no more.
         mallopt(M_MMAP_THRESHOLD, NEVER) or mallopt(M_MMAP_THRESHOLD, OLD_LIMIT)

@@ -21,9 +21,9 @@ from recipes.common.sample import columns_of, labels_in_turn
 from recipes.common.shape import Shape
 from recipes.common.sheet import save_sheet
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
-from recipes.diffusion.nets import build_net, predict
+from recipes.diffusion.nets import attend_plainly, build_net, predict
 from recipes.diffusion.objectives import noisy, signal_and_noise, target, timestep_of, weight
-from recipes.diffusion.shapes import null_label
+from recipes.diffusion.shapes import FEW_TOKENS, null_label, tokens
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -99,6 +99,8 @@ class Diffusion:
             # On a CPU group normalisation loses more by it than convolutions win (torch 2.13, bf16: 287 against 207
             # images/s of forward and backward, 2 cores, batch 128).
             net.to(memory_format=torch.channels_last)
+        elif tokens(self.config.model.net, self.shape.image_size) <= FEW_TOKENS:
+            attend_plainly(net)
         if self.training.torch_compile:
             net.compile()
         return {"model": net}

@@ -3,6 +3,8 @@
 from pipeline.errors import UserError
 from recipes.diffusion.config import Dit, Unet
 
+FEW_TOKENS = 100  # of a row; on a CPU, up to here plain attention is faster to train than fused
+
 
 def null_label(net: Unet | Dit, classes: int) -> int | None:
     """The label of a picture whose class is hidden or not known; None where the net takes no class.
@@ -10,6 +12,17 @@ def null_label(net: Unet | Dit, classes: int) -> int | None:
     diffusers' DiT cannot go without a class: where there is none, it sees "no class" always.
     """
     return classes or (1 if isinstance(net, Dit) else None)
+
+
+def tokens(net: Unet | Dit, image_size: int) -> int:
+    """The longest row that attends to itself: patches of a DiT, positions of a U-Net's finest level with attention."""
+    if isinstance(net, Dit):
+        return (image_size // net.patch_size) ** 2
+    levels = len(net.channels)
+    attending = max(
+        1, min(net.attention_levels, levels)
+    )  # the middle attends, at the coarsest level, in any case
+    return (image_size // 2 ** (levels - attending)) ** 2
 
 
 def check_net(net: Unet | Dit, image_size: int) -> None:

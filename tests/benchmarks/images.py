@@ -173,18 +173,20 @@ def ours(build: Callable[[], Any]) -> Contestant:
     return Contestant(losses, trainer.nets)
 
 
-def fresh_nets(build: Callable[[], Any]) -> dict[str, nn.Module]:
-    """The recipe's nets with the weights that the loop would give them."""
+def peer(
+    recipe: Any,
+    loop: Callable[..., Iterator[float]],
+    build: Callable[[], dict[str, nn.Module]] | None = None,
+    **given: Any,
+) -> Contestant:
+    """A peer's loop on the nets of `recipe`, with the weights that ours begins with, each passed by its place.
+
+    build: makes them in place of `recipe.nets`, which may have set them up for our loop.
+    """
     from pipeline.recipe import derived_seed
 
-    recipe = build()
     torch.manual_seed(derived_seed(recipe.training.seed, "weights"))
-    return recipe.nets()
-
-
-def peer(build: Callable[[], Any], loop: Callable[..., Iterator[float]], **given: Any) -> Contestant:
-    """A peer's loop on the same nets, each passed by its place."""
-    nets = fresh_nets(build)
+    nets = (build or recipe.nets)()
     for net in nets.values():
         net.train()
     return Contestant(loop(*nets.values(), **given), lambda: nets)
@@ -202,6 +204,7 @@ def in_every_way(recipe: Callable[[bool], Any]) -> dict[str, Entrant]:
 def unet_race(data: Path) -> Race:
     from recipes.common.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
+    from recipes.diffusion.nets import build_net
 
     noise = [
         "model.prediction=epsilon",
@@ -216,7 +219,10 @@ def unet_race(data: Path) -> Race:
         return Diffusion(config, data, Shape(28, 1, 0))
 
     def theirs(loop: Callable[..., Iterator[float]], bf16: bool) -> Contestant:
-        return peer(lambda: recipe(False), loop, pictures=pictures_of(data), size=BATCH, rate=RATE, bf16=bf16)
+        alike = recipe(False)
+        as_published = lambda: {"model": build_net(alike.config.model.net, alike.shape)}  # noqa: E731
+        given = {"pictures": pictures_of(data), "size": BATCH, "rate": RATE, "bf16": bf16}
+        return peer(alike, loop, as_published, **given)
 
     loops = {"diffusers": peers.diffusers_script}
     if peers.has_denoising_diffusion():
@@ -245,7 +251,7 @@ def vae_race(data: Path) -> Race:
         train, alike = PreparedImages.open(data, "train"), recipe(False)
         pictures, labels = torch.from_numpy(np.array(train.images)), torch.from_numpy(train.labels)
         given = {"pictures": pictures, "labels": labels, "latents": alike.latents}
-        return peer(lambda: alike, peers.pytorch_vae, size=BATCH, rate=RATE, **given)
+        return peer(alike, peers.pytorch_vae, size=BATCH, rate=RATE, **given)
 
     quality = held_out_mean(recipe(False), "bits_per_dim")
     return Race(
@@ -267,7 +273,7 @@ def gan_race(data: Path) -> Race:
 
     def example() -> Contestant:
         alike, given = recipe(False), {"pictures": pictures_of(data), "size": BATCH, "rate": RATE}
-        return peer(lambda: alike, peers.pytorch_dcgan, latents=alike.config.model.latent_size, **given)
+        return peer(alike, peers.pytorch_dcgan, latents=alike.config.model.latent_size, **given)
 
     quality = frechet_of_pixels(PreparedImages.open(data, "held_out").images[:HELD_OUT])
     return Race(

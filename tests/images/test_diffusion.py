@@ -20,8 +20,8 @@ from recipes.common.shape import Shape
 from recipes.diffusion import stages, train
 from recipes.diffusion.config import DiffusionConfig
 from recipes.diffusion.diffusion import Diffusion
-from recipes.diffusion.nets import build_net, predict
-from recipes.diffusion.shapes import check_net
+from recipes.diffusion.nets import attend_plainly, build_net, predict
+from recipes.diffusion.shapes import check_net, tokens
 from tests.helpers import ROOT
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -188,6 +188,36 @@ def test_a_size_that_halves_evenly_comes_back_whole(tmp_path, size):
     x = torch.randn(2, 1, size, size)
     said = predict(build_net(net, Shape(size, 1, 3)), x, torch.tensor([0.0, 999.0]), torch.tensor([0, 3]))
     assert said.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ((DIT,), 8),
+        ((UNET,), 8),
+        (("model.net={kind: unet, channels: [8, 8, 8], attention_levels: 2, attention_head_dim: 8}",), 16),
+        (("model.net={kind: unet, channels: [8], attention_levels: 1, attention_head_dim: 8}",), 12),
+    ],
+)
+def test_plain_attention_says_what_the_fused_one_says_of_rows_as_long_as_we_say(given, size):
+    from diffusers.models.attention_processor import Attention
+
+    config = config_of(*given, f"data.image_size={size}").model.net
+    net, seen = build_net(config, Shape(size, 1, 3)), []
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.register_forward_hook(
+                lambda layer, given, made: seen.append(made.flatten(2).shape[-1 if made.ndim == 4 else 1])
+            )
+    request = torch.randn(2, 1, size, size), torch.tensor([0.0, 999.0]), torch.tensor([0, 3])
+    with torch.no_grad():
+        fused = predict(net, *request)
+        attend_plainly(net)
+        plain = predict(net, *request)
+    assert max(seen) == tokens(config, size)
+    assert torch.allclose(plain, fused, rtol=1e-4, atol=1e-4 * float(fused.abs().max()))
 
 
 REFUSED = {
