@@ -36,5 +36,5 @@ def pages_of_ten_steps(**environment: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
 def test_memory_that_a_step_frees_is_there_for_the_next_unless_the_user_says_otherwise():
-    assert pages_of_ten_steps() < 1000
-    assert pages_of_ten_steps(MALLOC_MMAP_THRESHOLD_="65536") > 100_000  # 4 KiB each
+    assert pages_of_ten_steps() < 50_000  # of 4 KiB: 163,840 where all go back; 0 or, once anew, 16,384 seen
+    assert pages_of_ten_steps(MALLOC_MMAP_THRESHOLD_="65536") > 150_000
