@@ -99,6 +99,8 @@ def compare(decoded: "np.ndarray", images: "np.ndarray") -> None:
 
 def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Score]:
     """Bytes a picture of the model's file, beside PNG and WebP a picture each, and one xz over all."""
+    from recipes.common.sheet import file_sizes
+
     count = len(images)
     own = (
         "bits back with an entropy coder; one file with its header, read back bit for bit by a fresh process; "
@@ -106,11 +108,8 @@ def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Sc
     )
     sizes = {
         "VAE, bits back": (size, own),
-        "PNG": (_size(images, "PNG", optimize=True), "a file a picture, Pillow's optimize=True"),
-        "WebP lossless": (
-            _size(images, "WEBP", lossless=True, quality=100, method=6),
-            "a file a picture, method 6",
-        ),
+        "PNG": (int(file_sizes(images, "PNG").sum()), "a file a picture, Pillow's optimize=True"),
+        "WebP lossless": (int(file_sizes(images, "WEBP").sum()), "a file a picture, method 6"),
         "xz": (
             len(lzma.compress(images.tobytes(), preset=9 | lzma.PRESET_EXTREME)),
             "xz -9e over all pixels",
@@ -121,13 +120,6 @@ def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Sc
         Score("bytes a picture, lossless", name, total / count, None, "bytes", count, protocol, "lower")
         for name, (total, protocol) in sizes.items()
     ]
-
-
-def _size(images: "np.ndarray", kind: str, **options: Any) -> int:
-    """Bytes of a file a picture."""
-    from recipes.common.sheet import encoded
-
-    return sum(len(encoded(image, kind, **options)) for image in images)
 
 
 def lossy_scores(points: "list[Point]", count: int) -> list[Score]:
