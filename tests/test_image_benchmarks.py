@@ -65,8 +65,8 @@ def test_the_dcgan_loop_trains_both_nets():
 
 
 def test_pictures_a_second_counts_the_steps_of_each_in_turn(monkeypatch):
-    monkeypatch.setattr(images, "STEPS", 2)
-    monkeypatch.setattr(images, "REPEATS", 3)
+    for name, value in {"STEPS": 2, "REPEATS": 3, "WARM": 1}.items():
+        monkeypatch.setattr(images, name, value)
     seen = []
 
     class Watched:
@@ -78,7 +78,7 @@ def test_pictures_a_second_counts_the_steps_of_each_in_turn(monkeypatch):
             return self.seconds, [0.0] * steps
 
     figures = images.pictures_a_second({"a": Watched("a", 0.5), "b": Watched("b", 0.25)})
-    assert seen == [("a", 2), ("b", 2)] * 3
+    assert seen == [("a", 1), ("a", 2), ("b", 1), ("b", 2)] * 3
     assert figures == {"a": [2 * images.BATCH / 0.5] * 3, "b": [2 * images.BATCH / 0.25] * 3}
 
 
