@@ -82,7 +82,7 @@ def _keep_freed_memory() -> None:
     """Let glibc's malloc keep what a step frees for the next one, unless the environment tells it what to do.
 
     By default it hands large blocks back to the kernel, which clears their pages anew: a sixth of the time of the
-    quickstart's pretraining step in bf16 on two cores. Other C libraries are left as they are.
+    quickstart's pretraining step in bf16, one process on two cores. Other C libraries are left as they are.
     """
     told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
