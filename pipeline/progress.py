@@ -18,6 +18,9 @@ class Meter:
 
     def __init__(self, recipe: Recipe, world_size: int):
         self.recipe, self.world_size = recipe, world_size
+        self.flops_per_sample = (
+            recipe.flops_per_sample
+        )  # may take a second to count: here, before the clock runs
         self.sums: dict[str, Sum] = {}
         self.steps = self.all_steps = 0
         self.seconds = self.all_seconds = 0.0
@@ -66,8 +69,8 @@ class Meter:
             return {}
         samples = steps * self.recipe.training.train_batch_size / seconds
         rates = {f"{self.recipe.unit}_per_second": samples * self.recipe.units_per_sample}
-        if self.recipe.flops_per_sample:
-            rates["flops_per_second"] = samples * self.recipe.flops_per_sample
+        if self.flops_per_sample:
+            rates["flops_per_second"] = samples * self.flops_per_sample
         return {name: float(f"{rate:.4g}") for name, rate in rates.items()}
 
 

@@ -133,9 +133,7 @@ class ImageClassifier:
 
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
-        size = self.shape.image_size
-        pictures = torch.zeros(count, size, size, self.shape.channels, dtype=torch.uint8)
-        return {"image": pictures, "label": torch.zeros(count, dtype=torch.int64)}
+        return self.shape.blank(count)
 
     def data(self) -> Split:
         split = ImageSplit(self.train, self.training.seed)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.recipe import Batch
     from recipes.common.dataset import PreparedImages
 
 
@@ -18,3 +19,10 @@ class Shape:
     @classmethod
     def of(cls, images: "PreparedImages") -> "Shape":
         return cls(images.images.shape[1], images.images.shape[3], len(images.classes))
+
+    def blank(self, count: int) -> "Batch":
+        """`count` black pictures of class 0, as a prepared split gives them."""
+        import torch
+
+        pictures = torch.zeros(count, self.image_size, self.image_size, self.channels, dtype=torch.uint8)
+        return {"image": pictures, "label": torch.zeros(count, dtype=torch.int64)}

@@ -73,9 +73,7 @@ class Diffusion:
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
         size, channels = self.shape.image_size, self.shape.channels
-        return {
-            "image": torch.zeros(count, size, size, channels, dtype=torch.uint8),
-            "label": torch.zeros(count, dtype=torch.int64),
+        return self.shape.blank(count) | {
             "u": torch.zeros(count),
             "noise": torch.zeros(count, channels, size, size),
             "hidden": torch.zeros(count, dtype=torch.bool),

@@ -75,12 +75,7 @@ class Vae:
 
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
-        size, channels = self.shape.image_size, self.shape.channels
-        return {
-            "image": torch.zeros(count, size, size, channels, dtype=torch.uint8),
-            "label": torch.zeros(count, dtype=torch.int64),
-            "noise": torch.zeros(count, self.latents),
-        }
+        return self.shape.blank(count) | {"noise": torch.zeros(count, self.latents)}
 
     @property
     def latents(self) -> int:
