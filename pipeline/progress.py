@@ -18,9 +18,8 @@ class Meter:
 
     def __init__(self, recipe: Recipe, world_size: int):
         self.recipe, self.world_size = recipe, world_size
-        self.flops_per_sample = (
-            recipe.flops_per_sample
-        )  # may take a second to count: here, before the clock runs
+        # Counting them may take a second: here, before the clock runs.
+        self.flops_per_sample = recipe.flops_per_sample
         self.sums: dict[str, Sum] = {}
         self.steps = self.all_steps = 0
         self.seconds = self.all_seconds = 0.0
