@@ -193,11 +193,11 @@ def peer(
 
 
 def in_every_way(recipe: Callable[[bool], Any]) -> dict[str, Entrant]:
-    """Our loop in fp32, in bf16, and in bf16 on two processes, as the recipes are launched. recipe: of bf16 or not."""
+    """Our loop in fp32 and in bf16, in one process and in two, as the recipes are launched. recipe: of bf16 or not."""
     return {
-        "ours_fp32": Entrant(lambda: ours(lambda: recipe(False))),
-        "ours_bf16": Entrant(lambda: ours(lambda: recipe(True))),
-        "ours_bf16_two_processes": Entrant(lambda: ours(lambda: recipe(True)), processes=2),
+        f"ours_{precision}{launched}": Entrant(lambda bf16=bf16: ours(lambda: recipe(bf16)), processes)
+        for precision, bf16 in (("fp32", False), ("bf16", True))
+        for launched, processes in (("", 1), ("_two_processes", 2))
     }
 
 
