@@ -60,16 +60,6 @@ def target(prediction: str, x_BCHW: Tensor, noise_BCHW: Tensor, alpha_B: Tensor,
     return noise_BCHW - x_BCHW  # the path's velocity, arXiv:2210.02747, equation 23
 
 
-def clean(prediction: str, said_BCHW: Tensor, x_t_BCHW: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-    """The picture that a prediction at x_t implies, (B, C, H, W): the inverse of `target`."""
-    alpha, sigma = _wide(alpha_B), _wide(sigma_B)
-    if prediction == "epsilon":
-        return (x_t_BCHW - sigma * said_BCHW) / alpha
-    if prediction == "v":
-        return alpha * x_t_BCHW - sigma * said_BCHW
-    return x_t_BCHW - sigma * said_BCHW
-
-
 def weight(prediction: str, alpha_B: Tensor, sigma_B: Tensor, gamma: float | None) -> Tensor:
     """The loss's weight at each time, (B,): min-SNR with `gamma`, 1 without (arXiv:2303.09556, section 3.4).
 

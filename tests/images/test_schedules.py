@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recipes.diffusion.config import TIMES, Model, Unet
-from recipes.diffusion.objectives import betas, clean, noisy, signal_and_noise, target, timestep_of, weight
+from recipes.diffusion.objectives import betas, noisy, signal_and_noise, target, timestep_of, weight
 from recipes.diffusion.samplers import scheduler_of
 
 EVERY = torch.arange(TIMES).float()
@@ -50,13 +50,21 @@ def test_every_sampler_has_the_schedule_that_was_trained(name, prediction, sched
     assert len(scheduler.alphas_cumprod) > 900
 
 
+def picture_of(prediction, said, x_t, alpha, sigma):
+    """The picture that solves x_t = alpha x + sigma noise for what was said."""
+    alpha, sigma = alpha[:, None, None, None], sigma[:, None, None, None]
+    if prediction == "epsilon":
+        return (x_t - sigma * said) / alpha
+    return alpha * x_t - sigma * said if prediction == "v" else x_t - sigma * said
+
+
 @pytest.mark.parametrize("prediction, schedule", PREDICTIONS)
 def test_each_prediction_gives_back_the_picture(prediction, schedule):
     generator = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(500, 1, 4, 4, generator=generator) for _ in range(2))
     alpha, sigma = signal_and_noise(schedule, EVERY[:500])
     x_t = noisy(x, noise, alpha, sigma)
-    found = clean(prediction, target(prediction, x, noise, alpha, sigma), x_t, alpha, sigma)
+    found = picture_of(prediction, target(prediction, x, noise, alpha, sigma), x_t, alpha, sigma)
     assert torch.allclose(found, x, atol=2e-6)  # measured at worst 9e-7
 
 
@@ -74,9 +82,8 @@ def test_min_snr_weighs_the_error_of_the_picture_by_the_smaller_of_snr_and_gamma
     x, noise = torch.zeros(TIMES, 1, 1, 1), torch.zeros(TIMES, 1, 1, 1)
     for prediction in ("epsilon", "v"):
         x_t = noisy(x, noise, alpha, sigma)
-        wrong = clean(
-            prediction, torch.full_like(x, 1e-3), x_t, alpha, sigma
-        )  # 1e-3 off in what is predicted
+        off = torch.full_like(x, 1e-3)
+        wrong = picture_of(prediction, off, x_t, alpha, sigma)
         of_picture = (wrong - x).double().square().flatten() / 1e-6
         assert torch.allclose(
             weight(prediction, alpha, sigma, 5.0).double(), of_picture * snr.clamp(max=5), rtol=1e-4
