@@ -129,7 +129,7 @@ class ImageClassifier:
 
     @cached_property
     def flops_per_sample(self) -> float:
-        return flops_of(self, self.blank(2))
+        return flops_of(self)
 
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""

@@ -1,24 +1,37 @@
 """What training an image recipe holds and does, counted on nets without memory, for `headwater plan`."""
 
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from pipeline.activations import kept_bytes, without_memory
+from pipeline.config import Run
 from pipeline.estimate import Size, moment_bytes
+from pipeline.launch import read_launch
 from pipeline.optimizer import parameter_groups
+from pipeline.plan import Batches
 from pipeline.recipe import Batch, Clock, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def flops_of(recipe: Recipe, batch: Batch, steps: int = 1) -> float:
+PAIR = 2  # samples that FLOPs are counted on: every sample costs the same
+
+
+class Foretold(Recipe, Protocol):
+    """A recipe that knows what its batches look like before there are any."""
+
+    def blank(self, count: int) -> Batch:
+        """A batch of `count` samples of the right shapes."""
+
+
+def flops_of(recipe: Foretold, steps: int = 1) -> float:
     """FLOPs that a sample costs an optimizer step: forward and backward of every turn, without the update.
 
     Counted are products of matrices, convolutions and attention, a multiplication and an addition apart, as PyTorch's
-    FlopCounterMode has them. batch: of any values; steps: after how many updates the work repeats itself.
+    FlopCounterMode has them. steps: after how many updates the work repeats itself.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -30,20 +43,15 @@ def flops_of(recipe: Recipe, batch: Batch, steps: int = 1) -> float:
         for turn, step in product(recipe.turns, range(steps)):
             for name, net in nets.items():
                 net.requires_grad_(name == turn)
-            recipe.loss(turn, nets, _blank(batch), Clock(step, 0)).total.backward()
-    return counter.get_total_flops() / (steps * len(next(iter(batch.values()))))
+            recipe.loss(turn, nets, recipe.blank(PAIR), Clock(step, 0)).total.backward()
+    return counter.get_total_flops() / (steps * PAIR)
 
 
-def _blank(batch: Batch) -> Batch:
-    return {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in batch.items()}
-
-
-def size_of(recipe: Recipe, turn: str, batch: Batch, zero: bool) -> Size:
-    """The size of a recipe whose nets can be made on the meta device.
-
-    turn: the one that keeps the most for its backward; batch: one micro-batch, of any values; zero: whether DeepSpeed
-    turns the weights to bf16.
-    """
+def size_of(recipe: Foretold, turn: str, run: Run) -> Size:
+    """The size of a recipe whose nets can be made on the meta device; `turn` keeps the most for its backward."""
+    launch = read_launch(run)
+    zero = launch.zero_stage is not None  # DeepSpeed turns the weights to bf16
+    micro = Batches.derive(recipe.training, launch.num_processes).micro
     with torch.device("meta"):
         nets = recipe.nets()
     trained = [nets[name] for name in recipe.turns]
@@ -54,7 +62,7 @@ def size_of(recipe: Recipe, turn: str, batch: Batch, zero: bool) -> Size:
     )
 
     def forward() -> "Tensor":
-        return recipe.loss(turn, nets, _blank(batch), Clock(0, 0)).total
+        return recipe.loss(turn, nets, recipe.blank(micro), Clock(0, 0)).total
 
     bf16 = recipe.training.bf16
     dtype = torch.bfloat16 if bf16 and zero else torch.float32

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.launch import check_launch, read_launch
-from pipeline.plan import Batches
+from pipeline.launch import check_launch
 from pipeline.stage import Context
 from recipes.common.config import Images
 from recipes.common.prepare import why_unlabelled
@@ -108,11 +107,9 @@ def estimate(config: Any) -> "Size":
     from recipes.common.estimate import size_of
     from recipes.common.shape import Shape
 
-    launch, data = read_launch(config.run), config.data
-    micro = Batches.derive(config.features, launch.num_processes).micro
+    data = config.data
     shape = Shape(data.image_size, data.channels, 1000 if data.source == "stacked_digits" else 10)
-    recipe = ImageClassifier(config.features, shape)
-    return size_of(recipe, "model", recipe.blank(micro), bool(launch.zero_stage))
+    return size_of(ImageClassifier(config.features, shape), "model", config.run)
 
 
 def run(context: Context) -> dict[str, Any]:

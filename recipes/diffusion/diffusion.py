@@ -5,8 +5,10 @@ W columns.
 """
 
 import math
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +70,7 @@ class Diffusion:
 
     @cached_property
     def flops_per_sample(self) -> float:
-        return flops_of(self, self.blank(2))
+        return flops_of(self)
 
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
@@ -109,6 +111,9 @@ class Diffusion:
             raise UserError(
                 "guidance leads towards a class, and these pictures have no labels\nway out: sampler.guidance=1"
             )
+
+    def described(self) -> dict[str, Any]:
+        return {"net": self.config.model.net.model_dump(), "shape": asdict(self.shape)}
 
     def count(self, turn: str, batch: Batch) -> int:
         """Pixels, each channel for itself."""

@@ -1,12 +1,10 @@
 """Stage `train`: the net, and the fp32 shadow of it that pictures are drawn with."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.launch import check_launch, read_launch
-from pipeline.plan import Batches
+from pipeline.launch import check_launch
 from pipeline.stage import Context
 from recipes.common.prepare import why_unlabelled
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
@@ -58,30 +56,16 @@ def estimate(config: DiffusionConfig) -> "Size":
     from recipes.common.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
 
-    launch = read_launch(config.run)
-    recipe = Diffusion(config, Path(), Shape(config.data.image_size, config.data.channels, CLASSES))
-    micro = Batches.derive(config.train, launch.num_processes).micro
-    return size_of(recipe, "model", recipe.blank(micro), zero=launch.zero_stage is not None)
+    shape = Shape(config.data.image_size, config.data.channels, CLASSES)
+    return size_of(Diffusion(config, Path(), shape), "model", config.run)
 
 
 def run(context: Context) -> dict[str, Any]:
     """Write model.safetensors, with an EMA model_ema.safetensors, and nets.json, which says how to build the net."""
-    from pipeline.engine import start_runtime, stop_runtime
-    from pipeline.files import write_json
-    from pipeline.fit import fit
-    from recipes.common.weights import save_weights
+    from recipes.common.training import train
     from recipes.diffusion.diffusion import Diffusion
 
-    config: DiffusionConfig = context.config
-    runtime = start_runtime(config.run.threads)
-    trainer = fit(Diffusion(config, context.inputs["prepare"]), context, runtime)
-    save_weights(trainer, context.out)
-    if runtime.is_main:
-        built = {"net": config.model.net.model_dump(), "shape": asdict(trainer.recipe.shape)}
-        write_json(context.out / "nets.json", built)
-    stop_runtime()
-    steps = config.train.max_steps
-    return {"steps": steps, "images": steps * config.train.train_batch_size}
+    return train(Diffusion(context.config, context.inputs["prepare"]), context)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ nets, is the subject's (subject.py). Shapes: B samples.
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,10 @@ class Gan:
 
     @cached_property
     def flops_per_sample(self) -> float:
-        return flops_of(self, self.subject.blank(2), self.training.penalty_steps)
+        return flops_of(self, self.training.penalty_steps)
+
+    def blank(self, count: int) -> Batch:
+        return self.subject.blank(count)
 
     def data(self) -> Split:
         return self.subject.data()
@@ -47,6 +51,9 @@ class Gan:
 
     def nets(self) -> dict[str, nn.Module]:
         return self.subject.nets()
+
+    def described(self) -> dict[str, Any]:
+        return self.subject.described()
 
     def count(self, turn: str, batch: Batch) -> int:
         return len(batch["latent"])

@@ -6,6 +6,7 @@ Shapes: B pictures, H rows, W columns, C channels, L latent numbers.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,8 +87,7 @@ class ImageSubject:
                 net.compile()
         return nets
 
-    def described(self) -> dict[str, object]:
-        """What nets.json holds."""
+    def described(self) -> dict[str, Any]:
         return describe(self.model, self.shape)
 
     def real(self, batch: Batch) -> Tensor:

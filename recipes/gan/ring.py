@@ -6,6 +6,7 @@ Shapes: B points, 2 coordinates, K modes.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ class RingSubject:
 
     def nets(self) -> dict[str, nn.Module]:
         return {"critic": build_critic(self.model), "generator": build_generator(self.model)}
+
+    def described(self) -> dict[str, Any]:
+        return {}
 
     def real(self, batch: Batch) -> Tensor:
         return batch["point"]

@@ -1,7 +1,7 @@
 """What a GAN imitates: the one seam between the two turns in gan.py and the ring or the pictures."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -27,6 +27,9 @@ class Subject(Protocol):
 
     def nets(self) -> dict[str, nn.Module]:
         """`critic`: (sample, labels) -> scores (B,); `generator`: (latents, labels) -> samples; both fp32 outside."""
+
+    def described(self) -> dict[str, Any]:
+        """All that builds the nets again, as plain JSON data; nothing where the settings do."""
 
     def real(self, batch: Batch) -> Tensor:
         """The real samples as the critic sees them, (B, ...)."""

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import write_json
-from pipeline.launch import check_launch, read_launch
-from pipeline.plan import Batches
+from pipeline.launch import check_launch
 from pipeline.stage import Context
 from recipes.gan.config import GanConfig, ImageConfig
 
@@ -50,10 +48,7 @@ def estimate(config: GanConfig) -> "Size":
     from recipes.common.estimate import size_of
     from recipes.gan.gan import Gan
 
-    launch = read_launch(config.run)
-    micro = Batches.derive(config.train, launch.num_processes).micro
-    recipe = Gan(config)
-    return size_of(recipe, "critic", recipe.subject.blank(micro), zero=bool(launch.zero_stage))
+    return size_of(Gan(config), "critic", config.run)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -61,22 +56,10 @@ def run(context: Context) -> dict[str, Any]:
 
     Pictures: nets.json beside them, all that builds the nets again.
     """
-    from pipeline.engine import start_runtime, stop_runtime
-    from pipeline.fit import fit
-    from recipes.common.weights import save_weights
+    from recipes.common.training import train
     from recipes.gan.gan import Gan
 
-    config: GanConfig = context.config
-    runtime = start_runtime(config.run.threads)
-    trainer = fit(Gan(config, context.inputs.get("prepare")), context, runtime)
-    save_weights(trainer, context.out)
-    if runtime.is_main and isinstance(config, ImageConfig):
-        write_json(context.out / "nets.json", trainer.recipe.subject.described())
-    stop_runtime()
-    return {
-        "steps": config.train.max_steps,
-        "samples": config.train.max_steps * config.train.train_batch_size,
-    }
+    return train(Gan(context.config, context.inputs.get("prepare")), context)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,15 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
-from pipeline.files import write_json
 from recipes.common.shape import Shape
+from recipes.common.training import NETS
 from recipes.vae.config import Model
 from recipes.vae.ladder import Ladder
 from recipes.vae.vq import VectorQuantised
-
-NETS = "nets.json"
 
 
 def build(model: Model, shape: Shape) -> Ladder | VectorQuantised:
@@ -22,9 +21,9 @@ def build(model: Model, shape: Shape) -> Ladder | VectorQuantised:
     return Ladder(model, shape.image_size, shape.channels, shape.classes)
 
 
-def describe(model: Model, shape: Shape, directory: Path) -> None:
-    """Write nets.json, all that builds the net again."""
-    write_json(directory / NETS, {"model": model.model_dump(mode="json"), "shape": asdict(shape)})
+def describe(model: Model, shape: Shape) -> dict[str, Any]:
+    """All that builds the net again, as plain JSON data."""
+    return {"model": model.model_dump(mode="json"), "shape": asdict(shape)}
 
 
 def load_net(directory: Path, file: str) -> Ladder | VectorQuantised:

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.launch import check_launch, read_launch
-from pipeline.plan import Batches
+from pipeline.launch import check_launch
 from pipeline.stage import Context
 from recipes.vae.config import VaeConfig
 
@@ -35,32 +34,16 @@ def estimate(config: VaeConfig) -> "Size":
     from recipes.common.shape import Shape
     from recipes.vae.vae import Vae
 
-    launch = read_launch(config.run)
-    recipe = Vae(config, Path(), Shape(config.data.image_size, config.data.channels, 10))
-    micro = Batches.derive(config.train, launch.num_processes).micro
-    return size_of(recipe, "vae", recipe.blank(micro), zero=bool(launch.zero_stage))
+    shape = Shape(config.data.image_size, config.data.channels, 10)
+    return size_of(Vae(config, Path(), shape), "vae", config.run)
 
 
 def run(context: Context) -> dict[str, Any]:
     """Write vae.safetensors, nets.json and, with an EMA, vae_ema.safetensors."""
-    from pipeline.engine import start_runtime, stop_runtime
-    from pipeline.fit import fit
-    from recipes.common.weights import save_weights
-    from recipes.vae.nets import describe
+    from recipes.common.training import train
     from recipes.vae.vae import Vae
 
-    config: VaeConfig = context.config
-    runtime = start_runtime(config.run.threads)
-    recipe = Vae(config, context.inputs["prepare"])
-    trainer = fit(recipe, context, runtime)
-    save_weights(trainer, context.out)
-    if runtime.is_main:
-        describe(config.model, recipe.shape, context.out)
-    stop_runtime()
-    return {
-        "steps": config.train.max_steps,
-        "samples": config.train.max_steps * config.train.train_batch_size,
-    }
+    return train(Vae(context.config, context.inputs["prepare"]), context)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from recipes.common.shape import Shape
 from recipes.common.sheet import save_sheet
 from recipes.vae.config import Train, VaeConfig
 from recipes.vae.ladder import Bound
-from recipes.vae.nets import build
+from recipes.vae.nets import build, describe
 from recipes.vae.vq import Quantised, perplexity
 
 ZERO_STAGES = (1, 2)
@@ -71,7 +72,7 @@ class Vae:
 
     @cached_property
     def flops_per_sample(self) -> float:
-        return flops_of(self, self.blank(2))
+        return flops_of(self)
 
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
@@ -98,6 +99,9 @@ class Vae:
         if self.training.torch_compile:
             net.compile()
         return {"vae": net}
+
+    def described(self) -> dict[str, Any]:
+        return describe(self.config.model, self.shape)
 
     def count(self, turn: str, batch: Batch) -> int:
         return len(batch["image"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from recipes.vae import anomaly, compression, rate_distortion
 from recipes.vae.codec import DamagedMessage, _posterior_edge, decode, encode
 from recipes.vae.rans import PRECISION, Message, pop_table, push_table, table
@@ -149,11 +150,11 @@ def test_a_fresh_process_reads_the_file(tmp_path):
     from safetensors.torch import save_file
 
     from recipes.common.shape import Shape
-    from recipes.vae.nets import describe
+    from recipes.vae.nets import NETS, describe
 
     config = vae_config(*SMALL)
     net = shaken_net(config)
-    describe(config.model, Shape(8, 1, 10), tmp_path)
+    write_json(tmp_path / NETS, describe(config.model, Shape(8, 1, 10)))
     weights = {key: value for key, value in net.state_dict().items()}
     save_file(weights, tmp_path / "vae.safetensors")
     images = pictures("noise")

@@ -11,13 +11,16 @@ from recipes.diffusion.diffusion import Diffusion
 from tests.helpers import ROOT
 from tests.tiny_gan import tiny_gan
 
-B, T, D = 3, 7, 5
+T, D = 7, 5
 
 
 class Two:
     """a: (4 -> 3), b: (3 -> 5) on what a makes; at each even step b is asked twice."""
 
     turns = ("a", "b")
+
+    def blank(self, count):
+        return {"x": torch.zeros(count, 4)}
 
     def nets(self):
         return {"a": nn.Linear(4, 3, bias=False), "b": nn.Linear(3, 5, bias=False)}
@@ -32,11 +35,14 @@ class Two:
 @pytest.mark.parametrize(("steps", "twice"), [(1, 2), (2, 1.5)])
 def test_each_turn_counts_its_forward_and_the_backward_of_what_learns_in_it(steps, twice):
     a, b = 2 * 4 * 3, 2 * 3 * 5  # FLOPs of a forward; a backward to weights alone costs as much again
-    assert flops_of(Two(), {"x": torch.zeros(B, 4)}, steps) == (a + a) + a + twice * (b + b)
+    assert flops_of(Two(), steps) == (a + a) + a + twice * (b + b)
 
 
 class Attention:
     turns = ("model",)
+
+    def blank(self, count):
+        return {"x": torch.zeros(count, T, D)}
 
     def nets(self):
         return {"model": nn.Linear(D, D, bias=False)}
@@ -48,7 +54,7 @@ class Attention:
 
 def test_attention_counts():
     linear, attention = 2 * T * D * D, 2 * (2 * T * T * D)
-    assert flops_of(Attention(), {"x": torch.zeros(B, T, D)}) == 2 * linear + 3 * attention
+    assert flops_of(Attention()) == 2 * linear + 3 * attention
 
 
 def test_a_penalty_every_fourth_step_costs_a_quarter_of_itself(tmp_path):

@@ -8,12 +8,13 @@ import torch
 
 from pipeline.engine import Runtime
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.loop import Trainer, evaluate, steps
 from recipes.common.shape import Shape
 from recipes.vae import exported, stages, train
 from recipes.vae.bounds import elbo, importance_bound, marginal, value_of
 from recipes.vae.ladder import Bound, Ladder, Posterior
-from recipes.vae.nets import build, describe
+from recipes.vae.nets import NETS, build, describe
 from recipes.vae.sampler import ladder_sampler, load_samplers
 from recipes.vae.vae import Vae, collapse, kl_weight, vae_loss
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
@@ -235,7 +236,7 @@ def test_the_exported_directory_draws_what_the_live_model_draws(prepared, tmp_pa
     trained, out = tmp_path / "trained", tmp_path / "out"
     trained.mkdir()
     out.mkdir()
-    describe(config.model, Shape(8, 1, 10), trained)
+    write_json(trained / NETS, describe(config.model, Shape(8, 1, 10)))
     for seed, name in enumerate(("vae", "vae_ema")):
         weights = shaken_net(config, seed).state_dict()
         save_file({key: value for key, value in weights.items()}, trained / f"{name}.safetensors")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from pipeline.files import write_json
 from pipeline.stage import Context, Stage
 from recipes.common.shape import Shape
 from recipes.vae import anomaly, evaluate
-from recipes.vae.nets import describe
+from recipes.vae.nets import NETS, describe
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
 
 SMALL = (
@@ -29,7 +30,7 @@ def context_of(tmp_path: Path, config) -> Context:
     for name in ("prepare", "train", "out"):
         (tmp_path / name).mkdir()
     prepared_digits(tmp_path / "prepare")
-    describe(config.model, Shape(8, 1, 10), tmp_path / "train")
+    write_json(tmp_path / "train" / NETS, describe(config.model, Shape(8, 1, 10)))
     for seed, name in enumerate(("vae", "vae_ema")):
         save_file(shaken_net(config, seed).state_dict(), tmp_path / "train" / f"{name}.safetensors")
     inputs = {name: tmp_path / name for name in ("prepare", "train")}

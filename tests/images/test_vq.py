@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from pipeline.engine import Runtime
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.loop import Trainer, steps
 from recipes.common.shape import Shape
 from recipes.vae import exported
-from recipes.vae.nets import describe
+from recipes.vae.nets import NETS, describe
 from recipes.vae.reconstruction import psnr, vq_scores
 from recipes.vae.sampler import load_samplers
 from recipes.vae.vae import Vae, code_use, vq_figures, vq_loss
@@ -127,7 +128,7 @@ def test_the_exported_directory_decodes_the_codes_that_the_live_model_shows(tmp_
     trained, out = tmp_path / "trained", tmp_path / "out"
     trained.mkdir()
     out.mkdir()
-    describe(config.model, Shape(8, 1, 10), trained)
+    write_json(trained / NETS, describe(config.model, Shape(8, 1, 10)))
     weights = shaken_net(config).state_dict()
     save_file({key: value for key, value in weights.items()}, trained / "vae.safetensors")
     exported.write(config, prepared, trained, out)
