@@ -175,7 +175,9 @@ def _turn(
         other.learns(name == turn)
     nets = trainer.nets(turn)
     counted = sum(recipe.count(turn, batch) for _, batch in micro_batches)
-    count = runtime.sum(torch.tensor(float(counted), device=runtime.device))
+    # Sums travel while nets work: the count during the first forward, losses and stop flag during the last backward.
+    count = runtime.begin_sum(torch.tensor(float(counted), device=runtime.device))
+    flag = torch.tensor(float(stop), device=runtime.device)
     totals: dict[str, Tensor] = {}
     for number, batch in micro_batches:
         clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
@@ -186,15 +188,15 @@ def _turn(
         engine.opens(last)
         with engine.precision():
             loss = recipe.loss(turn, nets, batch, clock)
-        engine.backward(loss.total * (runtime.world_size / count), last)
         for part, value in {"loss": loss.total.detach(), **loss.parts}.items():
             totals[part] = totals.get(part, 0) + value.float()
-    # The only wait for the device before the update: sums, count and the stop flag travel together.
-    flag = torch.tensor(float(stop), device=runtime.device)
-    *values, stops = runtime.sum(torch.stack([*totals.values(), flag])).tolist()
+        if last:
+            sums = runtime.begin_sum(torch.stack([*totals.values(), flag]))
+        engine.backward(loss.total * (runtime.world_size / count()), last)
+    *values, stops = sums().tolist()  # the only wait for the device before the update
     if not all(map(math.isfinite, values)):
         raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
-    return {part: Sum(value, float(count)) for part, value in zip(totals, values, strict=True)}, bool(stops)
+    return {part: Sum(value, float(count())) for part, value in zip(totals, values, strict=True)}, bool(stops)
 
 
 def _seed(seed: int, device: torch.device) -> None:

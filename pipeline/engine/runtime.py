@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,19 @@ class Runtime:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over processes, in place."""
-        if self.world_size > 1:
-            torch.distributed.all_reduce(tensor)
-        return tensor
+        return self.begin_sum(tensor)()
+
+    def begin_sum(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """The same while other work goes on: what is returned waits for the sum, and gives it each time it is asked."""
+        if self.world_size == 1:
+            return lambda: tensor
+        work = torch.distributed.all_reduce(tensor, async_op=True)
+
+        def wait() -> Tensor:
+            work.wait()
+            return tensor
+
+        return wait
 
     def barrier(self) -> None:
         if self.world_size > 1:
