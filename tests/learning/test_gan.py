@@ -159,6 +159,7 @@ def test_the_package_is_light_to_import():
 def test_every_stage_runs_through_the_command(tmp_path):
     command = [sys.executable, "-m", "pipeline", "run", str(RING), f"run.output_dir={tmp_path / 'run'}"]
     small = ["train.max_steps=2", "evaluate.samples=200", "sample.samples=20", "run.threads=1"]
+    small += ["run.launch=launch/zero2.yaml"]
     done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     made = {name: json.loads((tmp_path / "run" / name / "artifact.json").read_text()) for name in MADE}
