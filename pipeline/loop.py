@@ -196,7 +196,8 @@ def _turn(
     *values, stops = sums().tolist()  # the only wait for the device before the update
     if not all(map(math.isfinite, values)):
         raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
-    return {part: Sum(value, float(count())) for part, value in zip(totals, values, strict=True)}, bool(stops)
+    whole = float(count())
+    return {part: Sum(value, whole) for part, value in zip(totals, values, strict=True)}, bool(stops)
 
 
 def _seed(seed: int, device: torch.device) -> None:

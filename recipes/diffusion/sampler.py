@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recipes.common.shape import Shape
+from recipes.common.training import NETS
 from recipes.diffusion.config import DiffusionConfig, Sampler
 from recipes.diffusion.nets import build_net
 from recipes.diffusion.samplers import scheduler_of, title
@@ -37,7 +38,7 @@ def load_net(config: DiffusionConfig, trained: Path) -> tuple["nn.Module", Shape
     """The net of a published `train` artifact, fp32, with the EMA's weights where there are some."""
     from safetensors.torch import load_file
 
-    shape = Shape(**json.loads((trained / "nets.json").read_text())["shape"])
+    shape = Shape(**json.loads((trained / NETS).read_text())["shape"])
     net = build_net(config.model.net, shape)
     name = "model_ema" if config.train.ema_decay else "model"
     net.load_state_dict(load_file(trained / f"{name}.safetensors"))

@@ -23,11 +23,12 @@ WEIGHTS, CONFIG = "generator.safetensors", "config.json"
 def write(config: ImageConfig, prepared: Path, trained: Path, out: Path) -> None:
     """Write the EMA generator, or the last step's where there is none, and config.json: nets.json and the classes."""
     from recipes.common.dataset import PreparedImages
+    from recipes.common.training import NETS
 
     source = "generator_ema" if config.train.ema_decay else "generator"
     shutil.copyfile(trained / f"{source}.safetensors", out / WEIGHTS)
     classes = PreparedImages.open(prepared, "train").classes
-    write_json(out / CONFIG, json.loads((trained / "nets.json").read_text()) | {"classes": classes})
+    write_json(out / CONFIG, json.loads((trained / NETS).read_text()) | {"classes": classes})
 
 
 def load(directory: Path) -> "Sampler":

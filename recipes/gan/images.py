@@ -3,7 +3,7 @@
 Shapes: B pictures, H rows, W columns, C channels, L latent numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class ImageSubject:
         """Before pictures are prepared their classes are not known; the estimate counts none."""
         if self.prepared is None:
             return Shape(self.pictures.image_size, self.pictures.channels, 0)
-        _, size, _, channels = self.train.images.shape
-        return Shape(size, channels, len(self.train.classes) if self.model.conditional else 0)
+        shape = Shape.of(self.train)
+        return shape if self.model.conditional else replace(shape, classes=0)
 
     def data(self) -> "NoisyPictures":
         seed = self.training.seed
@@ -68,9 +68,10 @@ class ImageSubject:
     def blank(self, count: int) -> Batch:
         """A batch of `count` samples of the right shapes."""
         side, channels = self.shape.image_size, self.shape.channels
-        label = {"label": torch.zeros(count, dtype=torch.int64)} if self.shape.classes else {}
-        return label | {
-            "image": torch.zeros(count, side, side, channels, dtype=torch.uint8),
+        pictures = self.shape.blank(count)
+        if not self.shape.classes:
+            del pictures["label"]
+        return pictures | {
             "latent": torch.zeros(count, self.model.latent_size),
             "nudge": torch.zeros(count, channels, side, side),
             "draws": torch.zeros(count, 2, DRAWS),

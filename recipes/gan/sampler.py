@@ -16,7 +16,9 @@ Sampler = Callable[[list[int], list[int]], "np.ndarray"]  # (seeds, labels) -> u
 
 def load_samplers(config: ImageConfig, prepared: Path, trained: Path) -> dict[str, Sampler]:
     """`GAN, EMA` where there is one, then `GAN, last step`; fp32, on the GPU where there is one."""
-    description = json.loads((trained / "nets.json").read_text())
+    from recipes.common.training import NETS
+
+    description = json.loads((trained / NETS).read_text())
     names = {"GAN, EMA": "generator_ema"} if config.train.ema_decay else {}
     return {
         name: sampler_of(description, trained / f"{file}.safetensors")
