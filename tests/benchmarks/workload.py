@@ -179,8 +179,9 @@ def ratio(figures: dict[str, list[float]], over: str, under: str) -> dict[str, f
 
 
 def spread(figures: list[float]) -> dict[str, float]:
-    """Median, least and greatest, to four significant digits."""
-    found = {"median": statistics.median(figures), "min": min(figures), "max": max(figures)}
+    """Median, quartiles, least and greatest, to four significant digits."""
+    lower, median, upper = statistics.quantiles(figures, n=4, method="inclusive")
+    found = {"median": median, "lower": lower, "upper": upper, "min": min(figures), "max": max(figures)}
     return {name: float(f"{figure:.4g}") for name, figure in found.items()}
 
 
