@@ -1,5 +1,6 @@
 """Catches a race of image training whose sides cannot be compared: other precision, other target, nothing learnt."""
 
+from contextlib import nullcontext
 from itertools import count, islice
 
 import pytest
@@ -102,3 +103,27 @@ def test_an_entrant_trains_in_as_many_processes_as_it_asks_for_and_shares_the_co
         seconds, losses = runner.train(3)
         assert losses == [loss] * 3 and seconds > 0
         assert runner.quality() == threads
+
+
+def test_every_entrant_trains_afresh_for_as_long_and_in_turns(monkeypatch, tmp_path):
+    """Catches equal time that counts steps, that leaves one entrant for the last, or that counts the first steps."""
+    order = []
+
+    class Timed:
+        def __init__(self, name: str, seconds_a_step: float):
+            self.name, self.seconds_a_step, self.steps = name, seconds_a_step, 0
+
+        def train(self, steps: int) -> tuple[float, list[float]]:
+            order.append(self.name)
+            self.steps += steps
+            return steps * self.seconds_a_step, [0.0] * steps
+
+        def quality(self) -> float:
+            return float(self.steps)
+
+    runners = {"slow": 0.5, "fast": 0.25}
+    monkeypatch.setattr(images, "at_work", lambda race, name, data: nullcontext(Timed(name, runners[name])))
+    for name, value in {"STEPS": 2, "WARM": 1, "EQUAL_SECONDS": 2}.items():
+        monkeypatch.setattr(images, name, value)
+    assert images.after_equal_time(counting_race, ["slow", "fast"], tmp_path) == {"slow": 5.0, "fast": 9.0}
+    assert order == ["slow", "fast"] * 3 + ["fast"] * 2
