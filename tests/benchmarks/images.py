@@ -6,7 +6,8 @@ Two cores, Fashion-MNIST, each side with the same net and batch; one process on 
 `two_processes` the two of launch/ddp.yaml, as our recipes are launched. Each contestant has a process of its own, for
 what a loop sets in its process (allocator, accelerate's precision) would reach the others.
 unet: the U-Net of recipes/diffusion/fashion_mnist.yaml without classes, predicting noise on the linear schedule,
-    against diffusers' unconditional training script and, where it is installed, denoising-diffusion-pytorch.
+    against diffusers' unconditional training script and, where it and torchvision are installed,
+    denoising-diffusion-pytorch.
 vae: the ladder of recipes/vae/fashion_mnist.yaml, against PyTorch's VAE example.
 gan: the DCGAN pair of recipes/gan/fashion_mnist.yaml without classes and penalty, against PyTorch's DCGAN example.
 Nothing is compiled: on a CPU none of these nets gains by it.
