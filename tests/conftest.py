@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import launch
+from tests.helpers import launch, once
 
 Report = dict[str, Any]
 
@@ -24,29 +24,16 @@ def report_of(checkpoints_of_launchers) -> Callable[..., Report]:
 
     launcher: `one` for one plain process, or a file of launch/ by its stem, on two processes.
     """
-    reports: dict[tuple[str, str | None], Report | AssertionError] = {}
 
+    @once
     def report(launcher: str, source: str | None = None) -> Report:
         if source is not None:
             report(source)  # leaves the checkpoints
-        if (launcher, source) not in reports:
-            arguments = [str(checkpoints_of_launchers), launcher, *([source] if source else [])]
-            file, processes = (None, None) if launcher == "one" else (launcher, 2)
-            reports[launcher, source] = _kept(file, arguments, processes)
-        found = reports[launcher, source]
-        if isinstance(found, AssertionError):
-            raise found
-        return found
+        arguments = [str(checkpoints_of_launchers), launcher, *([source] if source else [])]
+        file, processes = (None, None) if launcher == "one" else (launcher, 2)
+        return launch(file, "tests.worker", *arguments, num_processes=processes)
 
     return report
-
-
-def _kept(file: str | None, arguments: list[str], processes: int | None) -> Report | AssertionError:
-    """The report, or why there is none: a launcher that fails must not be launched again for every test."""
-    try:
-        return launch(file, "tests.worker", *arguments, num_processes=processes)
-    except AssertionError as error:
-        return error
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,12 +46,47 @@ def launch(
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out.json"
-        command += ["-m", module, str(out), *arguments]
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | offline, capture_output=True, text=True, timeout=seconds
-        )
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        done = finished([*command, "-m", module, str(out), *arguments], seconds, **offline)
+        assert done.returncode == 0, f"{' '.join(done.args)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return json.loads(out.read_text())
+
+
+def finished(command: list[str], seconds: int, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`command` at its end, from the checkout; all that it started dies with it where it hangs, which is an error."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"no end after {seconds} s: {' '.join(command)}\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`make`, run once for the same arguments; an error is kept too, so that a hang costs its time once."""
+    outcomes: dict[tuple, tuple[Any, AssertionError | None]] = {}
+
+    def made(*arguments: Any) -> Any:
+        if arguments not in outcomes:
+            try:
+                outcomes[arguments] = make(*arguments), None
+            except AssertionError as error:
+                outcomes[arguments] = None, error
+        found, error = outcomes[arguments]
+        if error:
+            raise error
+        return found
+
+    return made
 
 
 def free_port() -> int:

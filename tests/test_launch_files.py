@@ -52,6 +52,16 @@ def test_a_launch_file_launches_what_it_is_named_for(expected, file, processes, 
     assert seen["losses"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_deepspeed_builds_nothing_and_waits_for_no_build_that_was_killed(monkeypatch, tmp_path):
+    """A process killed while it compiled one of DeepSpeed's operators left a lock, and every later run hung on it."""
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert launch("cpu_zero2", "tests.launch_probe", seconds=60)["launcher"] == "ZeRO-2, 2 x cpu"
+    assert list(tmp_path.rglob("*")) == [lock.parent, lock]
+
+
 def test_two_hosts_meet(expected, tmp_path):
     shared = [
         "--config_file",

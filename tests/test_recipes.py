@@ -6,7 +6,7 @@ import torch
 from pipeline.engine import Runtime
 from pipeline.loop import Trainer, steps
 from pipeline.recipe import Clock
-from tests.helpers import launch
+from tests.helpers import launch, once
 from tests.recipe_cases import CASES, STEP_SAMPLES, STEPS, prepare_all
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -27,16 +27,12 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def seen(shared):
     """`seen(launcher)[recipe]`: what tests.recipe_worker saw; each launcher runs once."""
-    reports = {}
 
+    @once
     def report(launcher: str):
-        if launcher not in reports:
-            file, processes = (None, None) if launcher == "one" else (launcher, 2)
-            arguments = [str(shared), launcher]
-            reports[launcher] = launch(
-                file, "tests.recipe_worker", *arguments, num_processes=processes, seconds=400
-            )
-        return reports[launcher]
+        file, processes = (None, None) if launcher == "one" else (launcher, 2)
+        arguments = [str(shared), launcher]
+        return launch(file, "tests.recipe_worker", *arguments, num_processes=processes, seconds=400)
 
     return report
 

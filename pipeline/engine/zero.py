@@ -33,6 +33,10 @@ class DeepSpeedEngine:
         # DeepSpeed flattens parameters by rows, and cannot broadcast other layouts (0.19.8).
         for parameter in module.parameters():
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+        if runtime.device.type == "cpu":
+            # DeepSpeed compiles a shared-memory all-reduce that inference alone calls: 37 s on two cores, and whoever
+            # is killed meanwhile leaves a lock for which every later process of this user waits for ever (0.19.8).
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.deepspeed, self.zero, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer_of(groups, optimizer.optim),
