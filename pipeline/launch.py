@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import sys
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
     optimizers: one a net that learns.
 
     Raises:
-        UserError: batches that do not divide, an untested ZeRO stage, a setting that contradicts the recipe's.
+        UserError: batches that do not divide, an untested ZeRO stage, a setting that contradicts the recipe's, no
+            compiler for what is compiled.
     """
     check_trackers(run)
     for optimizer in optimizers:
@@ -141,6 +143,7 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
         raise UserError(
             f"{launch.path}: this recipe is not tested under ZeRO-{launch.zero_stage}\nway out: {tested}"
         )
+    check_compiler(training, launch.zero_stage, optimizers)
     derived = [
         ("train_micro_batch_size_per_gpu", batches.micro),
         ("train_batch_size", training.train_batch_size),
@@ -154,6 +157,22 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
             raise UserError(
                 f"{launch.path}: {key} is {given}, and the recipe makes it {value}\nway out: `auto`, or leave it out"
             )
+
+
+def check_compiler(training: Loop, zero_stage: int | None, optimizers: tuple[Optimizer, ...]) -> None:
+    """Refuse what is compiled where there is no compiler for CPUs: by torch.compile, which DeepSpeed's Muon uses too.
+
+    Raises:
+        UserError: with the setting that needs it.
+    """
+    muon = zero_stage and any(optimizer.optim == "muon" for optimizer in optimizers)
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if (training.torch_compile or muon) and not _gpus() and shutil.which(compiler) is None:
+        setting = "torch_compile: true" if training.torch_compile else "optim: muon under ZeRO"
+        raise UserError(
+            f"{setting} needs a C++ compiler, and {compiler} is not there\n"
+            "way out: install it, name another in CXX, or do without the setting"
+        )
 
 
 def check_trackers(run: Run) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Run
-from pipeline.launch import read_launch
-from tests.helpers import ROOT, free_port, launch
+from pipeline.errors import UserError
+from pipeline.launch import check_launch, read_launch
+from tests.helpers import ROOT, free_port, launch, toy_training
 
 SRUN = """#!/usr/bin/env bash
 # Every node's command on this machine, beside the others; the worst exit code.
@@ -136,3 +137,23 @@ def test_a_recipe_may_name_any_launch_file(path, monkeypatch, tmp_path):
     found = read_launch(Run(output_dir=tmp_path, launch=f"launch/{path.name}"))
     assert found.path == path and found.num_processes >= 1
     assert (found.zero_stage is None) == ("zero" not in path.stem and path.stem != "multi_host")
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "refused"),
+    [
+        ("one", {"torch_compile": True}, "torch_compile: true"),
+        ("cpu_zero2", {"optim": "muon"}, "optim: muon under ZeRO"),
+        ("cpu_ddp", {"optim": "muon"}, None),
+        ("cpu_zero2", {}, None),
+    ],
+)
+def test_what_needs_a_compiler_is_refused_without_one(monkeypatch, tmp_path, file, settings, refused):
+    """It was a traceback of torch's, after the data and the weights."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    run, training = Run(output_dir=tmp_path, launch=f"launch/{file}.yaml"), toy_training(**settings)
+    if refused is None:
+        check_launch(run, training, (1, 2, 3), training)
+        return
+    with pytest.raises(UserError, match=f"{refused} needs a C.. compiler, and no-such-compiler is not there"):
+        check_launch(run, training, (1, 2, 3), training)
