@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config import Training, load
+from pipeline.errors import UserError
 from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
 from recipes.gan.config import RingConfig
 from recipes.gan.gan import Gan
@@ -87,6 +88,16 @@ def once(make: Callable[..., Any]) -> Callable[..., Any]:
         return found
 
     return made
+
+
+def refusal(check: Callable[..., Any], *arguments: Any) -> str | None:
+    """What `check` says as it refuses, in at most five lines; None where it takes what it is given."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        assert len(str(error).splitlines()) <= 5
+        return str(error)
+    return None
 
 
 def free_port() -> int:

@@ -1,11 +1,8 @@
-"""What the tests of sources share: files made in a line, everything read, a refusal's message."""
+"""What the tests of sources share: files made in a line, everything read."""
 
 import json
 
-import pytest
-
 from pipeline.data import sources
-from pipeline.errors import UserError
 from pipeline.lm_config import Corpus
 
 
@@ -14,14 +11,6 @@ def read(section):
     skipped = []
     reader = sources.documents if isinstance(section, Corpus) else sources.conversations
     return list(reader(section, skipped)), skipped
-
-
-def refusal(call, *arguments):
-    with pytest.raises(UserError) as refused:
-        call(*arguments)
-    message = str(refused.value)
-    assert len(message.splitlines()) <= 5
-    return message
 
 
 def write(folder, **files):

@@ -9,7 +9,8 @@ from pyarrow import parquet
 from pipeline.data import sources
 from pipeline.data.sources import Document
 from pipeline.lm_config import Chat, Corpus
-from tests.data.reading import as_lines, read, refusal, write
+from tests.data.reading import as_lines, read, write
+from tests.helpers import refusal
 
 
 def test_text_files_come_sorted_and_byte_for_byte(tmp_path):

@@ -12,7 +12,8 @@ from pyarrow import parquet
 from pipeline.data import sources
 from pipeline.data.sources import Conversation, Document, is_held_out
 from pipeline.lm_config import Chat, Corpus
-from tests.data.reading import as_lines, read, refusal, write
+from tests.data.reading import as_lines, read, write
+from tests.helpers import refusal
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 GOOD = {"text": "good"}
@@ -145,7 +146,7 @@ def test_the_split_is_pinned_and_goes_by_the_part_before_the_colons():
 def test_the_check_reads_the_first_rows_alone(tmp_path):
     lines = as_lines(*[GOOD] * sources.FIRST_ROWS)
     corpus = Corpus(source="jsonl", path=write(tmp_path / "c", d__jsonl=lines + "{oops\n"))
-    sources.check_corpus(corpus)
+    assert refusal(sources.check_corpus, corpus) is None
     assert f"d.jsonl:{sources.FIRST_ROWS + 1}: not JSON" in refusal(read, corpus)
 
 
@@ -155,12 +156,12 @@ def test_the_check_accepts_what_on_bad_row_accepts(tmp_path, on_bad_row):
     if on_bad_row == "error":
         assert "not JSON" in refusal(sources.check_corpus, corpus)
     else:
-        sources.check_corpus(corpus)
+        assert refusal(sources.check_corpus, corpus) is None
 
 
 def test_the_default_sources_pass_their_check():
-    sources.check_corpus(Corpus(source="stdlib"))
-    sources.check_chat(Chat(source="stdlib_docstrings"))
+    assert refusal(sources.check_corpus, Corpus(source="stdlib")) is None
+    assert refusal(sources.check_chat, Chat(source="stdlib_docstrings")) is None
 
 
 def test_a_fingerprint_is_of_the_sorted_names_and_bytes(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from pipeline.data import sources, stdlib
 from pipeline.data.sources import is_held_out
 from pipeline.lm_config import Chat, Corpus
-from tests.data.reading import read, refusal
+from tests.data.reading import read
+from tests.helpers import refusal
 
 
 def test_the_standard_library_comes_without_tests_packages_and_build_records():

@@ -15,6 +15,7 @@ from pipeline import export
 from pipeline.errors import UserError
 from pipeline.files import digest_of
 from pipeline.verify_export import BOUNDS, largest_difference, logits_of, relative_difference, verify
+from tests.helpers import refusal
 
 # peft 0.21 asks transformers 5.23 under a name that it deprecated; can go with the peft that does not.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -229,13 +230,11 @@ def test_bound_of_bfloat16_is_the_users_to_widen(tiny_run):
 
 @pytest.mark.parametrize("licence", ["PSF-2.0", "apache-2.0", "MIT OR Apache-2.0", "LicenseRef-WordNet"])
 def test_spdx_licences_are_taken(tmp_path, licence):
-    export.check(make_config(tmp_path, export={"licence": licence}))
+    assert refusal(export.check, make_config(tmp_path, export={"licence": licence})) is None
 
 
 @pytest.mark.parametrize(
     ("licence", "way"), [("apache2", "apache-2.0"), ("", "choices"), ("mine", "LicenseRef")]
 )
 def test_other_licences_are_refused(tmp_path, licence, way):
-    with pytest.raises(UserError, match=way) as caught:
-        export.check(make_config(tmp_path, export={"licence": licence}))
-    assert len(str(caught.value).splitlines()) <= 5
+    assert way in refusal(export.check, make_config(tmp_path, export={"licence": licence}))
