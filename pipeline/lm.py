@@ -75,33 +75,34 @@ class _SummedLoss(torch.autograd.Function):
     """Cross-entropy a few rows at a time (N rows), so that no fp32 copy of all logits is ever made.
 
     The logits are a training step's largest tensor. `F.cross_entropy` on fp32 logits keeps four more of their size;
-    this keeps one number a row and writes the gradient in the logits' own precision.
+    this keeps the gradient, in the logits' own precision and made while a chunk's exponentials are in the cache.
     """
 
     @staticmethod
     def forward(ctx, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+        """Where there is a gradient, it is softmax(logits) - one_hot(label) for each row, and 0 for IGNORED rows."""
         rows = _rows_at_once(logits_NV)
-        log_sums_N = torch.cat([chunk.float().logsumexp(-1) for chunk in logits_NV.split(rows)])
-        picked_N = logits_NV.gather(1, labels_N.clamp(min=0)[:, None])[:, 0].float()
-        ctx.save_for_backward(logits_NV, labels_N, log_sums_N)
-        return torch.where(labels_N != IGNORED, log_sums_N - picked_N, 0.0).sum()
+        counted_N1, targets_N1 = (labels_N != IGNORED)[:, None], labels_N.clamp(min=0)[:, None]
+        losses_N1 = logits_NV.new_empty(counted_N1.shape, dtype=torch.float32)
+        gradient_NV = torch.empty_like(logits_NV) if ctx.needs_input_grad[0] else None
+        for first in range(0, len(logits_NV), rows):
+            chunk = slice(first, first + rows)
+            logits, targets, counted = logits_NV[chunk], targets_N1[chunk], counted_N1[chunk]
+            shifted = logits.to(torch.float32, copy=True).sub_(logits.amax(1, keepdim=True))
+            picked = shifted.gather(1, targets)
+            exponentials = shifted.exp_()
+            sums = exponentials.sum(1, keepdim=True)
+            losses_N1[chunk] = torch.where(counted, sums.log() - picked, 0.0)
+            if gradient_NV is not None:
+                exponentials.mul_(torch.where(counted, 1 / sums, 0.0))
+                gradient_NV[chunk] = exponentials.scatter_add_(1, targets, -counted.float())
+        ctx.save_for_backward(gradient_NV)
+        return losses_N1.sum()
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
-        """softmax(logits) - one_hot(label) for each row, times `upstream`; zero for IGNORED rows."""
-        logits_NV, labels_N, log_sums_N = ctx.saved_tensors
-        gradient_NV = torch.empty_like(logits_NV)
-        weights_N1 = torch.where(labels_N != IGNORED, upstream, 0.0)[:, None]
-        targets_N1 = labels_N.clamp(min=0)[:, None]
-        chunks = (logits_NV, targets_N1, log_sums_N[:, None], weights_N1, gradient_NV)
-        rows = _rows_at_once(logits_NV)
-        for logits, targets, log_sums, weights, gradient in zip(
-            *(c.split(rows) for c in chunks), strict=True
-        ):
-            probabilities = (logits.float() - log_sums).exp_()
-            probabilities.scatter_add_(1, targets, torch.full_like(log_sums, -1.0))
-            gradient.copy_(probabilities.mul_(weights))
-        return gradient_NV, None
+        (gradient_NV,) = ctx.saved_tensors
+        return gradient_NV.mul_(upstream), None
 
 
 def _rows_at_once(logits_NV: Tensor) -> int:

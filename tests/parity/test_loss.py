@@ -53,14 +53,21 @@ def test_loss_and_gradient_are_pytorchs(small_chunks, dtype):
     )
 
 
+def test_a_loss_that_none_learns_from_is_the_same():
+    logits, labels = given(torch.bfloat16)
+    learnt, _ = loss_and_gradient(summed_loss, logits, labels)
+    assert summed_loss(logits, labels) == learnt
+
+
 def test_a_batch_without_targets_costs_nothing():
     logits, labels = given(torch.float32)
     total, gradient = loss_and_gradient(summed_loss, logits, torch.full_like(labels, IGNORED))
     assert total == 0 and not gradient.any()
 
 
-def test_the_logits_are_left_as_they_were():
-    logits, labels = given(torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logits_are_left_as_they_were(dtype):
+    logits, labels = given(dtype)
     before = logits.clone()
-    loss_and_gradient(summed_loss, logits, labels)
+    summed_loss(logits.requires_grad_(), labels).backward()
     assert torch.equal(logits, before)
