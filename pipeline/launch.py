@@ -143,7 +143,7 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
         raise UserError(
             f"{launch.path}: this recipe is not tested under ZeRO-{launch.zero_stage}\nway out: {tested}"
         )
-    check_compiler(training, launch.zero_stage, optimizers)
+    check_compiler(training, optimizers)
     derived = [
         ("train_micro_batch_size_per_gpu", batches.micro),
         ("train_batch_size", training.train_batch_size),
@@ -159,16 +159,16 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
             )
 
 
-def check_compiler(training: Loop, zero_stage: int | None, optimizers: tuple[Optimizer, ...]) -> None:
-    """Refuse what is compiled where there is no compiler for CPUs: by torch.compile, which DeepSpeed's Muon uses too.
+def check_compiler(training: Loop, optimizers: tuple[Optimizer, ...]) -> None:
+    """Refuse what torch.compile compiles where there is no compiler for CPUs: the nets, or DeepSpeed's Muon.
 
     Raises:
         UserError: with the setting that needs it.
     """
-    muon = zero_stage and any(optimizer.optim == "muon" for optimizer in optimizers)
+    muon = any(optimizer.optim == "muon" for optimizer in optimizers)
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if (training.torch_compile or muon) and not _gpus() and shutil.which(compiler) is None:
-        setting = "torch_compile: true" if training.torch_compile else "optim: muon under ZeRO"
+        setting = "torch_compile: true" if training.torch_compile else "optim: muon"
         raise UserError(
             f"{setting} needs a C++ compiler, and {compiler} is not there\n"
             "way out: install it, name another in CXX, or do without the setting"
