@@ -1,4 +1,7 @@
-"""Catches a launch file that launches something else, hosts that do not meet, a Slurm job that is not queued again."""
+"""Catches a launch file that launches something else, hosts that do not meet, a Slurm job that is not queued again.
+
+And what has to be compiled, where there is no compiler or where a build was killed.
+"""
 
 import json
 import os
