@@ -227,7 +227,7 @@ def size_of(
 def _activations(
     net: TokenLoss, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
 ) -> float:
-    """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the gradient of the logits."""
+    """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the logits beside that."""
 
     def forward() -> Tensor:
         rows_BT = torch.zeros(shape, dtype=torch.long)

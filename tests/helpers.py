@@ -53,7 +53,7 @@ def launch(
 
 
 def finished(command: list[str], seconds: int, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`command` at its end, from the checkout; all that it started dies with it where it hangs, which is an error."""
+    """`command` at its end, from the checkout, in our environment and `environment`."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -62,14 +62,20 @@ def finished(command: list[str], seconds: int, **environment: str) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
     )
+    out, err = outputs(process, seconds)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def outputs(process: subprocess.Popen[str], seconds: int) -> tuple[str, str]:
+    """What `process` printed, once it has ended; a hang is an error, and all that it started dies with it."""
     try:
-        out, err = process.communicate(timeout=seconds)
+        return process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        # torchrun gives each worker a session of its own: the process group would miss them.
         for each in [*psutil.Process(process.pid).children(recursive=True), process]:
             each.kill()
         out, err = process.communicate()
-        raise AssertionError(f"no end after {seconds} s: {' '.join(command)}\n{out}\n{err}") from None
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+        raise AssertionError(f"no end after {seconds} s: {process.args}\n{out}\n{err}") from None
 
 
 def once(make: Callable[..., Any]) -> Callable[..., Any]:

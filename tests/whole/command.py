@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.helpers import ROOT, outputs
+
 RECIPE = "recipes/llm/quickstart.yaml"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 STAGES = ("tokenizer", "tokenize", "pretrain", "finetune", "evaluate", "generate", "export", "report")
@@ -87,12 +88,7 @@ def headwater(*arguments: str, until: Callable[[], bool] | None = None, stop: in
             os.killpg(process.pid, stop) if stop == signal.SIGKILL else process.send_signal(stop)
             break
         time.sleep(0.005)
-    try:
-        out, err = process.communicate(timeout=240)
-    except subprocess.TimeoutExpired:  # a hang is an error, and must not outlive its test
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        raise AssertionError(f"no end after 240 s: {arguments}\n{out}\n{err}") from None
+    out, err = outputs(process, 240)
     return Done(process.returncode, out, err, time.perf_counter() - started)
 
 
