@@ -1,3 +1,3 @@
-"""Headwater's engine room: the loop, the stages, and the language model."""
+"""Headwater: the stages of a language model, and the rooms that every family of models shares."""
 
 __version__ = "0.1.0"

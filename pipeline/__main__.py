@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _open(given: argparse.Namespace) -> tuple[Any, tuple]:
-    from pipeline.stage import open_recipe
+    from pipeline.run.stage import open_recipe
 
     if getattr(given, "launch", None):
         given.overrides = [*given.overrides, f"run.launch={given.launch}"]
@@ -100,7 +100,7 @@ def _open(given: argparse.Namespace) -> tuple[Any, tuple]:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from pipeline.stage import decisions
+    from pipeline.run.stage import decisions
 
     config, stages = _open(given)
     discarded = _behind(stages, given.replace) if given.replace else frozenset()
@@ -120,7 +120,7 @@ def _run(given: argparse.Namespace) -> int:
         code = _run_stage(config, stages, stage, given)
         if code:
             return code
-    from pipeline.status import summary
+    from pipeline.run.status import summary
 
     print(summary(config, stages))
     return 0
@@ -128,8 +128,8 @@ def _run(given: argparse.Namespace) -> int:
 
 def _check(config: Any, stages: tuple, found: dict[str, Any]) -> None:
     """Everything that the run would refuse on this machine, refused before anything is discarded or made."""
-    from pipeline.launch import check_gpus, read_launch
-    from pipeline.stage import check_all
+    from pipeline.run.launch import check_gpus, read_launch
+    from pipeline.run.stage import check_all
 
     check_all(config, stages, found)
     if any(stage.launched and found[stage.name].action != "up to date" for stage in stages):
@@ -146,7 +146,7 @@ def _save_config(config: Any) -> None:
 
 def _behind(stages: tuple, name: str) -> frozenset[str]:
     """The stage `name` and every one that is made from it."""
-    from pipeline.errors import nearest
+    from pipeline.run.errors import nearest
 
     if name not in {stage.name for stage in stages}:
         raise UserError(f"--replace {name}: no such stage\n{nearest(name, [stage.name for stage in stages])}")
@@ -158,8 +158,8 @@ def _behind(stages: tuple, name: str) -> frozenset[str]:
 
 
 def _discard(config: Any, stages: tuple, names: frozenset[str], dry_run: bool = False) -> None:
-    from pipeline.artifact import discard
-    from pipeline.stage import checkpoints_of, directory_of
+    from pipeline.run.artifact import discard
+    from pipeline.run.stage import checkpoints_of, directory_of
 
     for stage in [stage for stage in stages if stage.name in names]:
         made = directory_of(config, stage.name)
@@ -172,10 +172,10 @@ def _discard(config: Any, stages: tuple, names: frozenset[str], dry_run: bool = 
 
 def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace) -> int:
     """One stage in a process of its own: its memory is its own, and a training stage gets its launcher."""
-    from pipeline.artifact import read
-    from pipeline.launch import launch_command, launch_environment, read_launch
-    from pipeline.stage import decisions, directory_of, refuse_conflicts
-    from pipeline.supervise import run_process
+    from pipeline.run.artifact import read
+    from pipeline.run.launch import launch_command, launch_environment, read_launch
+    from pipeline.run.stage import decisions, directory_of, refuse_conflicts
+    from pipeline.run.supervise import run_process
 
     found = decisions(config, stages)[stage.name]
     refuse_conflicts({stage.name: found})
@@ -218,8 +218,8 @@ def _explain(name: str, logs: Path, code: int, stopped: bool) -> int:
 
 
 def _stage(given: argparse.Namespace) -> int:
-    from pipeline.errors import nearest
-    from pipeline.stage import decisions
+    from pipeline.run.errors import nearest
+    from pipeline.run.stage import decisions
 
     config, stages = _open(given)
     chosen = [stage for stage in stages if stage.name == given.name]
@@ -233,7 +233,7 @@ def _stage(given: argparse.Namespace) -> int:
 
 
 def _plan(given: argparse.Namespace) -> int:
-    from pipeline.estimate import plan
+    from pipeline.run.estimate import plan
 
     if given.gpus:
         given.overrides = [*given.overrides, f"run.num_processes={given.gpus}"]
@@ -243,7 +243,7 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _status(given: argparse.Namespace) -> int:
-    from pipeline.status import as_json, render_table, status
+    from pipeline.run.status import as_json, render_table, status
 
     config, stages = _open(given)
     rows = status(config, stages)
@@ -252,7 +252,7 @@ def _status(given: argparse.Namespace) -> int:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from pipeline.artifact import verify_chain
+    from pipeline.run.artifact import verify_chain
 
     for link in verify_chain(given.directory):
         size = sum(file["size"] for file in link.files.values())
@@ -261,7 +261,7 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _export(given: argparse.Namespace) -> int:
-    from pipeline.hub import run_push
+    from pipeline.publish.hub import run_push
 
     run_push(given.run, given.push, given.public)
     return 0
@@ -269,7 +269,7 @@ def _export(given: argparse.Namespace) -> int:
 
 def _chat(arguments: list[str]) -> int:
     """Chat reads its own options, so that they may stand before the run."""
-    from pipeline.chat import run_chat
+    from pipeline.lm.chat import run_chat
 
     return run_chat(arguments)
 

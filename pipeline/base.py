@@ -6,9 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Context
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.errors import UserError
+from pipeline.run.stage import Context
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -52,7 +52,7 @@ def _config_of(config: LanguageModelConfig) -> PretrainedConfig:
 
 
 def _check_trainable(config: LanguageModelConfig, settings: PretrainedConfig) -> None:
-    from pipeline.model import check_trainable
+    from pipeline.lm.model import check_trainable
 
     rows = [section.sequence_length for section in (config.pretrain, config.finetune) if section]
     check_trainable(settings, config.model.attention, max(rows, default=1))
@@ -81,7 +81,7 @@ def gguf_in_package(package: str) -> Path:
 
 def run(context: Context) -> dict[str, Any]:
     """Write `model/`: fp32 safetensors, config and tokenizer, loadable without network."""
-    from pipeline.model import save_model
+    from pipeline.lm.model import save_model
 
     model, tokenizer = _load(context.config)
     _check_trainable(context.config, model.config)
@@ -121,6 +121,6 @@ def _from_gguf(path: Path) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("base")

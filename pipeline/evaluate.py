@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.config import Corpus
 from pipeline.data.shards import Shard, tokenizer_digest
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.lm_config import Corpus, LanguageModelConfig
-from pipeline.model import load_model, load_tokenizer
-from pipeline.results import Score
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.lm.model import load_model, load_tokenizer
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
+from pipeline.run.results import Score
+from pipeline.run.stage import Context
 from pipeline.scores.answers import MultipleChoice
 from pipeline.scores.bits import DocumentBits, read_lines
 from pipeline.scores.conversations import ConversationLoss
 from pipeline.scores.parsing import ParsedFunctions
 from pipeline.scores.score import BASE, FINE_TUNED, Part, Settings
-from pipeline.stage import Context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -152,6 +153,6 @@ def report(parts: list[Part], measured: dict[str, dict[str, Any]], scores: list[
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("evaluate")

@@ -15,12 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import model_card, provenance
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.licences import check_licence
-from pipeline.lm_config import Generate, LanguageModelConfig
-from pipeline.stage import Context
+from pipeline.lm.config import Generate, LanguageModelConfig
+from pipeline.publish import model_card
+from pipeline.publish.licences import check_licence
+from pipeline.run import provenance
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
+from pipeline.run.stage import Context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,8 +69,8 @@ def write_model(live: Path, out: Path, generation: Generate) -> None:
     """The files of a model directory, byte for byte, but for a generation_config.json that stops where turns end."""
     from transformers import GenerationConfig
 
-    from pipeline.model import load_tokenizer
-    from pipeline.prompts import stop_ids_from
+    from pipeline.lm.model import load_tokenizer
+    from pipeline.lm.prompts import stop_ids_from
 
     shutil.copytree(live, out, dirs_exist_ok=True)
     tokenizer = load_tokenizer(live)
@@ -107,7 +108,7 @@ def write_adapter(adapter: Path, out: Path, config: LanguageModelConfig) -> None
 def check_afresh(
     out: Path, live: Path, adapter: tuple[Path, Path] | None, bf16_bound: float, prompts: list[str]
 ) -> dict[str, Any]:
-    """The verdict of pipeline.verify_export, from a process that has never seen the live model.
+    """The verdict of pipeline.publish.verify_export, from a process that has never seen the live model.
 
     Raises:
         RuntimeError: it came to none.
@@ -118,7 +119,7 @@ def check_afresh(
         file = Path(folder) / "prompts.json"
         file.write_text(json.dumps(prompts))
         options = ["--bf16-bound", str(bf16_bound), "--prompts", str(file)]
-        command = [sys.executable, "-m", "pipeline.verify_export", *paths, *options]
+        command = [sys.executable, "-m", "pipeline.publish.verify_export", *paths, *options]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     print(done.stderr, file=sys.stderr, end="")
     if done.returncode not in (0, 1) or not done.stdout.strip():
@@ -148,7 +149,7 @@ def refuse(verdict: dict[str, Any]) -> None:
 
 def _card(context: Context, measured: dict[str, float]) -> str:
     from pipeline.data.kinds import separators
-    from pipeline.model import load_tokenizer
+    from pipeline.lm.model import load_tokenizer
 
     tokenizer = load_tokenizer(context.out)
     card = model_card.Card(
@@ -178,6 +179,6 @@ def parameters_of(directory: Path) -> int:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("export")

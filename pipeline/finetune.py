@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.launch import check_launch, read_launch
-from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Context, directory_of
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.launch import check_launch, read_launch
+from pipeline.run.stage import Context, directory_of
 
 if TYPE_CHECKING:
-    from pipeline.estimate import Size
+    from pipeline.run.estimate import Size
 
 
 def check(config: LanguageModelConfig) -> None:
@@ -22,8 +22,8 @@ def check(config: LanguageModelConfig) -> None:
     assert config.finetune is not None, "the stage exists only where its section does"
     check_launch(config.run, config.finetune, (1, 2, 3), config.finetune)
     if config.model.architecture and config.tokenizer:
-        from pipeline.lora import check_targets
-        from pipeline.model import build_config, check_trainable
+        from pipeline.lm.lora import check_targets
+        from pipeline.lm.model import build_config, check_trainable
 
         positions = config.pretrain.sequence_length
         settings = build_config(config.model, config.tokenizer.vocabulary_size, {}, positions)
@@ -34,8 +34,8 @@ def check(config: LanguageModelConfig) -> None:
 
 def estimate(config: LanguageModelConfig) -> Size | None:
     """What this stage holds and does; None while pretrained weights are not here yet."""
-    from pipeline.lm import size_of
-    from pipeline.model import build_config, config_of
+    from pipeline.lm.model import build_config, config_of
+    from pipeline.lm.recipe import size_of
 
     training, base = config.finetune, directory_of(config, "base") / "model"
     if config.model.pretrained and not base.is_dir():
@@ -54,9 +54,9 @@ def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/` (merged, fp32) and, with adapters, `adapter/`."""
     from pipeline.data.packing import PackedConversations
     from pipeline.data.shards import Shard, tokenizer_digest
-    from pipeline.engine import start_runtime, stop_runtime
-    from pipeline.fit import fit, held_out_means
-    from pipeline.lm import LanguageModel
+    from pipeline.lm.recipe import LanguageModel
+    from pipeline.train.engine import start_runtime, stop_runtime
+    from pipeline.train.fit import fit, held_out_means
 
     config, training = context.config, context.config.finetune
     runtime = start_runtime(config.run.threads)
@@ -89,8 +89,8 @@ def run(context: Context) -> dict[str, Any]:
 
 def _model(context: Context, base: Path) -> Any:
     """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
-    from pipeline.lora import add_adapters, check_targets
-    from pipeline.model import check_trainable, load_model
+    from pipeline.lm.lora import add_adapters, check_targets
+    from pipeline.lm.model import check_trainable, load_model
 
     training = context.config.finetune
     model = load_model(base, attention=context.config.model.attention)
@@ -102,8 +102,8 @@ def _model(context: Context, base: Path) -> Any:
 
 
 def _write(context: Context, base: Path, trained: dict[str, Any]) -> None:
-    from pipeline.lora import save_adapter
-    from pipeline.model import load_tokenizer, load_weights, save_model
+    from pipeline.lm.lora import save_adapter
+    from pipeline.lm.model import load_tokenizer, load_weights, save_model
 
     model = _model(context, base)
     load_weights(model, trained)
@@ -114,6 +114,6 @@ def _write(context: Context, base: Path, trained: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("finetune")

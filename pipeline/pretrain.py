@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.launch import check_launch, read_launch
-from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Context, directory_of
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.launch import check_launch, read_launch
+from pipeline.run.stage import Context, directory_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from pipeline.estimate import Size
+    from pipeline.run.estimate import Size
 
 
 def check(config: LanguageModelConfig) -> None:
@@ -28,8 +28,8 @@ def check(config: LanguageModelConfig) -> None:
 
 def estimate(config: LanguageModelConfig) -> Size | None:
     """What this stage holds and does; None while pretrained weights are not here yet."""
-    from pipeline.lm import size_of
-    from pipeline.model import config_of
+    from pipeline.lm.model import config_of
+    from pipeline.lm.recipe import size_of
 
     training, base = config.pretrain, directory_of(config, "base") / "model"
     if config.model.pretrained and not base.is_dir():
@@ -43,7 +43,7 @@ def estimate(config: LanguageModelConfig) -> Size | None:
 def _fresh_config(
     config: LanguageModelConfig, vocabulary: int, special: dict[str, int | None]
 ) -> PretrainedConfig:
-    from pipeline.model import build_config
+    from pipeline.lm.model import build_config
 
     return build_config(config.model, vocabulary, special, config.pretrain.sequence_length)
 
@@ -52,10 +52,10 @@ def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/`: fp32 weights (the EMA's where there is one), config and tokenizer."""
     from pipeline.data.packing import PackedDocuments
     from pipeline.data.shards import Shard, tokenizer_digest
-    from pipeline.engine import start_runtime, stop_runtime
-    from pipeline.fit import fit, held_out_means
-    from pipeline.lm import LanguageModel
-    from pipeline.model import load_tokenizer, load_weights, save_model
+    from pipeline.lm.model import load_tokenizer, load_weights, save_model
+    from pipeline.lm.recipe import LanguageModel
+    from pipeline.train.engine import start_runtime, stop_runtime
+    from pipeline.train.fit import fit, held_out_means
 
     config, training = context.config, context.config.pretrain
     runtime = start_runtime(config.run.threads)
@@ -86,7 +86,7 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _model(context: Context, tokenizer: Any) -> Any:
-    from pipeline.model import build_model, check_trainable, load_model, special_ids
+    from pipeline.lm.model import build_model, check_trainable, load_model, special_ids
 
     config = context.config
     if config.model.pretrained:
@@ -97,6 +97,6 @@ def _model(context: Context, tokenizer: Any) -> Any:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("pretrain")

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, results
-from pipeline.artifact import Artifact
-from pipeline.html import outcome, record, training
-from pipeline.html.element import Markup, element, page
-from pipeline.html.style import STYLE
-from pipeline.results import Log, Score, decimals_of
-from pipeline.stage import Context
-from pipeline.units import duration, size, words
+from pipeline.publish.html import outcome, record, training
+from pipeline.publish.html.element import Markup, element, page
+from pipeline.publish.html.style import STYLE
+from pipeline.run import artifact, results
+from pipeline.run.artifact import Artifact
+from pipeline.run.results import Log, Score, decimals_of
+from pipeline.run.stage import Context
+from pipeline.run.units import duration, size, words
 
 SENTENCES = 3  # scores that the opening paragraph tells
 CARDS = 6  # scores that are shown below it
@@ -112,6 +112,6 @@ def _sentence(name: str, group: list[Score]) -> str:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("report")

@@ -10,10 +10,10 @@ from pipeline.data import sources
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Context
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
+from pipeline.run.stage import Context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,7 +44,7 @@ def run(context: Context) -> dict[str, Any]:
         UserError: the tokenizer does not fit the model, or has no token to separate documents with; a row cannot be
             encoded and on_bad_row is error; a split is left without rows.
     """
-    from pipeline.model import load_tokenizer
+    from pipeline.lm.model import load_tokenizer
 
     directory = tokenizer_directory(context.inputs)
     tokenizer = load_tokenizer(directory)
@@ -52,7 +52,7 @@ def run(context: Context) -> dict[str, Any]:
     metrics: dict[str, Any] = {"vocabulary_size": vocabulary_size}
     skipped: Skipped = []
     ledgers = []
-    for kind in kinds(context.config, tokenizer, skipped):
+    for kind in kinds(context.config.corpus, context.config.chat, tokenizer, skipped):
         tokens_in = write(kind, context, vocabulary_size, tokenizer_digest(directory))
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
         require_rows(kind, shards, skipped)
@@ -177,6 +177,6 @@ def progress(kind: Kind, context: Context) -> Iterable[Any]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("tokenize")

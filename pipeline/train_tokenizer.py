@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.data import sources
-from pipeline.errors import UserError
-from pipeline.lm_config import Corpus, LanguageModelConfig
-from pipeline.stage import Context
+from pipeline.data.config import Corpus
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.errors import UserError
+from pipeline.run.stage import Context
 from tokenizer.evaluate import evaluate
 from tokenizer.files import save
 from tokenizer.train import VocabularyError, train
@@ -87,6 +88,6 @@ class Reading:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("tokenizer")

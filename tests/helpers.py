@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config import Training, load
-from pipeline.errors import UserError
-from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
+from pipeline.run.config import Training, load
+from pipeline.run.errors import UserError
+from pipeline.train.recipe import Batch, Clock, Loss, Sum, stacked
 from recipes.gan.config import RingConfig
 from recipes.gan.gan import Gan
 
@@ -175,7 +175,7 @@ def toy_training(**fields: Any) -> Training:
 
 @dataclass
 class Toy:
-    """Implements pipeline.recipe.Recipe. poison: `loss` or `gradient`, which sample `poisoned` makes NaN."""
+    """Implements pipeline.train.recipe.Recipe. poison: `loss` or `gradient`, which sample `poisoned` makes NaN."""
 
     training: Training
     poison: str = "none"

@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.engine import start_runtime, stop_runtime
-from pipeline.loop import Trainer, steps
-from pipeline.stage import leave
+from pipeline.run.stage import leave
+from pipeline.train.engine import start_runtime, stop_runtime
+from pipeline.train.loop import Trainer, steps
 from tests.helpers import Toy, toy_training
 
 

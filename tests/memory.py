@@ -7,12 +7,12 @@ import json
 import sys
 from itertools import islice
 
-from pipeline.provenance import peak_memory_bytes
+from pipeline.run.provenance import peak_memory_bytes
 from tests.benchmarks.workload import Rows, new_model, on_the_cpu, our_trainer, training
 
 
 def main(rows: int, attention: str, bf16: bool) -> None:
-    from pipeline.loop import steps
+    from pipeline.train.loop import steps
 
     on_the_cpu(1)
     settings = training(train_batch_size=rows, per_device_train_batch_size=rows, bf16=bf16)

@@ -6,17 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from pipeline.config import Training
 from pipeline.data.packing import PackedDocuments
 from pipeline.data.shards import Shard
-from pipeline.lm import LanguageModel
-from pipeline.recipe import Recipe
-from pipeline.stage import Context, Stage, open_recipe
-from recipes.common import prepare
-from recipes.common.classifier import ImageClassifier
-from recipes.common.config import Classifier, Images
-from recipes.common.dataset import PreparedImages
-from recipes.common.shape import Shape
+from pipeline.lm.recipe import LanguageModel
+from pipeline.run.config import Training
+from pipeline.run.stage import Context, Stage, open_recipe
+from pipeline.train.recipe import Recipe
+from recipes.common.images import prepare
+from recipes.common.images.config import Classifier, Images
+from recipes.common.images.dataset import PreparedImages
+from recipes.common.images.shape import Shape
+from recipes.common.scores.classifier import ImageClassifier
 from recipes.diffusion.diffusion import Diffusion
 from recipes.gan.gan import Gan
 from recipes.vae.vae import Vae
@@ -54,7 +54,7 @@ def prepare_all(shared: Path) -> None:
     data = Images(source="digits", image_size=8, channels=1, max_images=60)
     out = shared / "digits"
     out.mkdir(parents=True)
-    stage = Stage("prepare", "recipes.common.prepare", {})
+    stage = Stage("prepare", "recipes.common.images.prepare", {})
     prepare.run(Context(SimpleNamespace(data=data), stage, {}, out, out, out, io.StringIO()))
 
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import checkpoint
-from pipeline.engine import Runtime, start_runtime, stop_runtime
-from pipeline.loop import Trainer, evaluate, steps
-from pipeline.stage import leave
+from pipeline.run.stage import leave
+from pipeline.train import checkpoint
+from pipeline.train.engine import Runtime, start_runtime, stop_runtime
+from pipeline.train.loop import Trainer, evaluate, steps
 from tests.recipe_cases import CASES, STEP_SAMPLES, Case
 from tests.worker import everywhere, state_digests, watch_turns
 

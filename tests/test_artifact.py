@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pipeline import artifact
-from pipeline.errors import UserError
+from pipeline.run import artifact
+from pipeline.run.errors import UserError
 
 IDENTITY = {"train": {"max_steps": 10, "seed": 0}}
 

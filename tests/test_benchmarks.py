@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from pipeline.lm_config import Model
+from pipeline.lm.config import Model
 from tests.benchmarks import bare_gpt, cpu_training, framework_tax, gpu_training
 from tests.benchmarks.workload import Rows, new_model, parity_gate, recipe, training, warm_up
 
@@ -85,7 +85,7 @@ def test_the_trainer_takes_the_same_targets_and_steps():
 
 
 def test_the_bare_loop_of_the_framework_tax_is_ours(monkeypatch):
-    from pipeline.lm import TokenLoss
+    from pipeline.lm.recipe import TokenLoss
 
     monkeypatch.setattr(framework_tax, "ROWS", 4)
     net = TokenLoss(new_model(tiny_llama(), VOCABULARY, LENGTH).train())

@@ -5,8 +5,8 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from pipeline.config import Loop, Optimizer, Run, Section, Training, how, identity, load, read_yaml, what
-from pipeline.errors import UserError
+from pipeline.run.config import Loop, Optimizer, Run, Section, Training, how, identity, load, read_yaml, what
+from pipeline.run.errors import UserError
 
 
 class Root(Section):

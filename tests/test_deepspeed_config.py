@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from pipeline.config import Run
-from pipeline.engine import Runtime
-from pipeline.engine.runtime import zero_settings
-from pipeline.engine.zero import deepspeed_config
-from pipeline.errors import UserError
-from pipeline.launch import read_launch
-from pipeline.plan import Batches
+from pipeline.run.config import Run
+from pipeline.run.errors import UserError
+from pipeline.run.launch import read_launch
+from pipeline.run.plan import Batches
+from pipeline.train.engine import Runtime
+from pipeline.train.engine.runtime import zero_settings
+from pipeline.train.engine.zero import deepspeed_config
 from tests.helpers import toy_training
 
 OWN = {

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Run, Section
-from pipeline.drawing import Drawings, alarms, step_of, steps_of
-from pipeline.engine import Runtime
-from pipeline.fit import fit
-from pipeline.html.training import alarms as alarms_part
-from pipeline.html.training import drawings as drawings_part
-from pipeline.loop import Trainer, steps
-from pipeline.results import read_log
-from pipeline.stage import Context, Stage
-from recipes.common.sheet import save_sheet
+from pipeline.publish.html.training import alarms as alarms_part
+from pipeline.publish.html.training import drawings as drawings_part
+from pipeline.run.config import Run, Section
+from pipeline.run.results import read_log, step_of, steps_of
+from pipeline.run.stage import Context, Stage
+from pipeline.train.drawing import Drawings, alarms
+from pipeline.train.engine import Runtime
+from pipeline.train.fit import fit
+from pipeline.train.loop import Trainer, steps
+from recipes.common.images.sheet import save_sheet
 from tests.helpers import Toy, toy_training
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)

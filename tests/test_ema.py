@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.ema import Ema
+from pipeline.train.ema import Ema
 
 DECAY = 0.9
 

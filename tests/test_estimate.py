@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
-from pipeline.estimate import Memory, memory
-from pipeline.launch import Launch
-from pipeline.lm import size_of
-from pipeline.lm_config import LanguageModelConfig, Lora
-from pipeline.model import build_config
+from pipeline.lm.config import LanguageModelConfig, Lora
+from pipeline.lm.model import build_config
+from pipeline.lm.recipe import size_of
+from pipeline.run.config import load
+from pipeline.run.estimate import Memory, memory
+from pipeline.run.launch import Launch
 from recipes.gan import train
 from tests.benchmarks.workload import LENGTH, VOCABULARY, small_llama, training
 from tests.helpers import ROOT, gan_config

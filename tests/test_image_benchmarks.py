@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.diffusion.config import Unet
 from recipes.diffusion.nets import build_net
 from tests.benchmarks import image_peers, images
@@ -85,7 +85,7 @@ def test_pictures_a_second_counts_the_steps_of_each_in_turn(monkeypatch):
 
 def counting_race(data) -> images.Race:
     def make() -> images.Contestant:
-        from pipeline.engine import start_runtime
+        from pipeline.train.engine import start_runtime
 
         runtime = start_runtime(torch.get_num_threads())
         losses = (float(runtime.sum(torch.tensor(1.0 + runtime.rank))) for _ in count())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Run
-from pipeline.launch import check_launch, read_launch
+from pipeline.run.config import Run
+from pipeline.run.launch import check_launch, read_launch
 from tests.helpers import ROOT, free_port, launch, refusal, toy_training
 
 SRUN = """#!/usr/bin/env bash

@@ -6,9 +6,9 @@ import signal
 import torch
 from torch import nn
 
-from pipeline.engine import Runtime
-from pipeline.fit import listening
-from pipeline.loop import Trainer, evaluate, steps
+from pipeline.train.engine import Runtime
+from pipeline.train.fit import listening
+from pipeline.train.loop import Trainer, evaluate, steps
 from tests.helpers import Toy, small_gan, toy_training
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)

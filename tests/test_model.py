@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.lm_config import Model
-from pipeline.model import build_config
+from pipeline.lm.config import Model
+from pipeline.lm.model import build_config
+from pipeline.run.errors import UserError
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 MISTRAL = TINY | {"num_key_value_heads": 2, "intermediate_size": 32}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.config import Optimizer, Training
-from pipeline.errors import UserError
-from pipeline.plan import Batches, check_optimizer
+from pipeline.run.config import Optimizer, Training
+from pipeline.run.errors import UserError
+from pipeline.run.plan import Batches, check_optimizer
 
 
 def derive(total, micro, processes):

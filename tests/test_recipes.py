@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.engine import Runtime
-from pipeline.loop import Trainer, steps
-from pipeline.recipe import Clock
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, steps
+from pipeline.train.recipe import Clock
 from tests.helpers import launch, once
 from tests.recipe_cases import CASES, STEP_SAMPLES, STEPS, prepare_all
 

@@ -12,7 +12,7 @@ from tests.helpers import ROOT
 PAGES_OF_TEN_STEPS = """
 import resource
 import torch
-from pipeline.engine import start_runtime
+from pipeline.train.engine import start_runtime
 start_runtime(threads=1)
 torch.ones(1 << 24)  # 64 MiB, more than malloc keeps of itself
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pipeline.config import Optimizer
-from pipeline.schedule import learning_rate_factor
+from pipeline.run.config import Optimizer
+from pipeline.train.schedule import learning_rate_factor
 
 STEPS = 10
 

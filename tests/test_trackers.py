@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from pipeline.config import Run
-from pipeline.errors import UserError
-from pipeline.launch import check_launch, check_trackers
+from pipeline.run.config import Run
+from pipeline.run.errors import UserError
+from pipeline.run.launch import check_launch, check_trackers
 from tests.helpers import ROOT, toy_training
 
 OPEN_AND_LOG = """
 import sys
 from pathlib import Path
-from pipeline.engine import open_trackers, start_runtime
+from pipeline.train.engine import open_trackers, start_runtime
 start_runtime(threads=1)
 [tracker] = open_trackers(("tensorboard",), "train", Path(sys.argv[1]), {"train": {"max_steps": 3}})
 for step in (1, 2, 3):

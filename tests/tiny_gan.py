@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.config import load
-from pipeline.files import write_json
+from pipeline.run.config import load
+from pipeline.run.files import write_json
 from recipes.gan.config import ImageConfig, schema_of
 from recipes.gan.gan import Gan
 

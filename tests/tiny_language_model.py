@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.config import Training
 from pipeline.data.packing import PackedConversations
 from pipeline.data.shards import Shard, ShardWriter
-from pipeline.engine import Runtime
-from pipeline.lm import LanguageModel, TokenLoss
-from pipeline.lm_config import Model
-from pipeline.loop import Trainer, steps
-from pipeline.model import build_config, build_model
-from pipeline.recipe import Batch
+from pipeline.lm.config import Model
+from pipeline.lm.model import build_config, build_model
+from pipeline.lm.recipe import LanguageModel, TokenLoss
+from pipeline.run.config import Training
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, steps
+from pipeline.train.recipe import Batch
 
 VOCABULARY = 37
 INPUTS = ("input_ids", "labels", "document_ids", "position_ids")

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint
-from pipeline.drawing import Drawings
-from pipeline.engine import NonFinite, Runtime, start_runtime, stop_runtime, zero
-from pipeline.loop import Trainer, evaluate, steps
-from pipeline.stage import leave
+from pipeline.run.stage import leave
+from pipeline.train import checkpoint
+from pipeline.train.drawing import Drawings
+from pipeline.train.engine import NonFinite, Runtime, start_runtime, stop_runtime, zero
+from pipeline.train.loop import Trainer, evaluate, steps
 from recipes.gan.gan import Gan
 from tests.helpers import Toy, digest, small_gan, toy_training
 from tests.tiny_gan import tiny_gan

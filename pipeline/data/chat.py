@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 from tokenizer.encode import encode
 
 if TYPE_CHECKING:

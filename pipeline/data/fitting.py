@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.data.ledger import Ledger
 from pipeline.data.shards import Shard
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 OnLong = Literal["error", "truncate", "drop"]
 

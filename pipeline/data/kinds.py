@@ -7,9 +7,9 @@ import numpy as np
 
 from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder, Encoded
+from pipeline.data.config import Chat, Corpus
 from pipeline.data.sources import Conversation, Document, SkippedRow
-from pipeline.errors import UserError
-from pipeline.lm_config import Chat, Corpus, LanguageModelConfig
+from pipeline.run.errors import UserError
 from tokenizer.encode import encode
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Kind(Protocol[Row]):
 
 
 def kinds(
-    config: LanguageModelConfig, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped
+    corpus: Corpus | None, chat: Chat | None, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped
 ) -> Iterator[Kind]:
     """The kinds of rows that the recipe has; rows left out are appended to `skipped`."""
-    if config.corpus:
-        yield Documents(config.corpus, tokenizer, skipped)
-    if config.chat:
-        yield Conversations(config.chat, tokenizer, skipped)
+    if corpus:
+        yield Documents(corpus, tokenizer, skipped)
+    if chat:
+        yield Conversations(chat, tokenizer, skipped)
 
 
 class Documents:

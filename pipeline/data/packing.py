@@ -23,7 +23,7 @@ from pipeline.data.fitting import (
 from pipeline.data.ledger import Ledger
 from pipeline.data.order import permutation, position
 from pipeline.data.shards import Shard
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import stdlib
-from pipeline.errors import UserError, nearest
-from pipeline.lm_config import Chat, Corpus
+from pipeline.data.config import Chat, Corpus
+from pipeline.run.errors import UserError, nearest
 
 Source = Corpus | Chat
 

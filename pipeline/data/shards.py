@@ -8,8 +8,8 @@ from typing import BinaryIO, final
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.files import digest_of, write_json
+from pipeline.run.errors import UserError
+from pipeline.run.files import digest_of, write_json
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any
 
 from pipeline.data import rows, stdlib
+from pipeline.data.config import Chat, Corpus
 from pipeline.data.rows import Row, Source, column_of, name_of
-from pipeline.errors import UserError, nearest
-from pipeline.files import digest_of
-from pipeline.lm_config import Chat, Corpus
+from pipeline.run.errors import UserError, nearest
+from pipeline.run.files import digest_of
 
 ROLES = ("system", "user", "assistant")
 FIRST_ROWS = 8  # looked at before anything runs

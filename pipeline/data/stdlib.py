@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 TEST_DIRECTORIES = {"test", "tests", "idle_test"}
 FOREIGN_DIRECTORIES = {"site-packages", "dist-packages", "__pycache__"}

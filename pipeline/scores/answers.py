@@ -6,7 +6,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.chat import ChatEncoder
-from pipeline.results import Score
+from pipeline.run.results import Score
 from pipeline.scores.choices import CHOICES, NEIGHBOURS, build_questions
 from pipeline.scores.harness import METRICS, ask
 from pipeline.scores.intervals import normal_interval

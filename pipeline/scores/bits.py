@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data.shards import Shard
-from pipeline.results import Score
+from pipeline.run.results import Score
 from pipeline.scores.compression import xz_bits_per_byte
 from pipeline.scores.intervals import bootstrap_interval
 from pipeline.scores.likelihood import document_windows, nll_sums, sums_by_document, target_counts

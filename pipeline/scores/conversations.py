@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.data.packing import Conversations
 from pipeline.data.shards import Shard
-from pipeline.results import Score
+from pipeline.run.results import Score
 from pipeline.scores.bits import bits_scores, sample_of
 from pipeline.scores.intervals import bootstrap_interval
 from pipeline.scores.likelihood import nll_sums, target_counts

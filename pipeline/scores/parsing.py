@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.generate import document_prompt, sample_batch
-from pipeline.results import Score
+from pipeline.lm.decoding import sample_batch
+from pipeline.lm.prompts import document_prompt
+from pipeline.run.results import Score
 from pipeline.scores.functions import Function, accepted, choose
 from pipeline.scores.intervals import wilson_interval
 from pipeline.scores.score import BASE, REFERENCE, Settings

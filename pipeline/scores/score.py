@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from pipeline.recipe import derived_seed
-from pipeline.results import Score
+from pipeline.run.results import Score
+from pipeline.train.recipe import derived_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

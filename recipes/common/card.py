@@ -5,13 +5,13 @@ from typing import Any
 
 import yaml
 
-from pipeline import provenance
-from pipeline.config import identity
-from pipeline.licences import hub_licence
-from pipeline.model_card import fenced, front, lineage, lineage_table, public, score_table, table
-from pipeline.results import scores_of
-from pipeline.stage import Context
-from recipes.common.prepare import licence_of
+from pipeline.publish.licences import hub_licence
+from pipeline.publish.model_card import fenced, front, lineage, lineage_table, public, score_table, table
+from pipeline.run import provenance
+from pipeline.run.config import identity
+from pipeline.run.results import scores_of
+from pipeline.run.stage import Context
+from recipes.common.images.prepare import licence_of
 from recipes.common.stages import family_module
 
 SECTIONS = ("data", "model", "train", "sampler", "sample")  # those that decide what is drawn

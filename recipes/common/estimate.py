@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from pipeline.activations import kept_bytes, without_memory
-from pipeline.config import Run
-from pipeline.estimate import Size, moment_bytes
-from pipeline.launch import read_launch
-from pipeline.optimizer import parameter_groups
-from pipeline.plan import Batches
-from pipeline.recipe import Batch, Clock, Recipe
+from pipeline.run.activations import kept_bytes, without_memory
+from pipeline.run.config import Run
+from pipeline.run.estimate import Size, moment_bytes
+from pipeline.run.launch import read_launch
+from pipeline.run.plan import Batches
+from pipeline.train.optimizer import parameter_groups
+from pipeline.train.recipe import Batch, Clock, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor

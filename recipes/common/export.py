@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.export import ROOT
-from pipeline.files import write_json
-from pipeline.licences import check_licence
-from pipeline.stage import Context
+from pipeline.publish.licences import check_licence
+from pipeline.run.files import write_json
+from pipeline.run.stage import Context
 from recipes.common.stages import family_module
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def run(context: Context) -> dict[str, Any]:
         RuntimeError: a fresh process draws other pictures from the directory; nothing is published.
     """
     from recipes.common import card
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
+    from recipes.common.images.sheet import save_sheet
     from recipes.common.sample import columns_of, requests
-    from recipes.common.sheet import save_sheet
 
     config, inputs, out = context.config, context.inputs, context.out
     prepared = PreparedImages.open(inputs["prepare"], "held_out")
@@ -88,6 +88,6 @@ def request_of(directory: Path) -> tuple[list[int], list[int]]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("export")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.recipe import derived_seed
+from pipeline.train.recipe import derived_seed
 
 Draw = Callable[[list[int], list[int]], Tensor]  # (seeds, labels) -> uint8 (B, H, W, C)
 

@@ -3,11 +3,11 @@
 import re
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Context
+from pipeline.run.stage import Context
 from recipes.common.stages import family_module
 
 if TYPE_CHECKING:
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
 
 COLUMNS_OF_CLASSES = 20  # up to so many classes, each has a column of its own
 
@@ -18,8 +18,8 @@ def check(config: Any) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write real.png and a PNG a sampler; picture i has seed `sample.seed` + i and label i modulo the classes."""
-    from recipes.common.dataset import PreparedImages
-    from recipes.common.sheet import save_sheet
+    from recipes.common.images.dataset import PreparedImages
+    from recipes.common.images.sheet import save_sheet
 
     settings, prepared, trained = context.config.sample, context.inputs["prepare"], context.inputs["train"]
     held_out = PreparedImages.open(prepared, "held_out")
@@ -72,6 +72,6 @@ def slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("sample")

@@ -4,8 +4,8 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from pipeline.config import Section, identity
-from pipeline.stage import Stage
+from pipeline.run.config import Section, identity
+from pipeline.run.stage import Stage
 
 
 def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
@@ -17,9 +17,9 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
     own = f"recipes.{config.recipe}"
     seen = ("features",) if config.features else ()
     found = [
-        Stage("prepare", "recipes.common.prepare", of(config, "data")),
+        Stage("prepare", "recipes.common.images.prepare", of(config, "data")),
         *(
-            [Stage("features", "recipes.common.features", of(config, "features"), ("prepare",), True)]
+            [Stage("features", "recipes.common.scores.features", of(config, "features"), ("prepare",), True)]
             if seen
             else []
         ),
@@ -30,7 +30,7 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
     ]
     if config.utility:
         learned = of(config, "utility", "features")
-        found.append(Stage("utility", "recipes.common.utility", learned, ("prepare", "train")))
+        found.append(Stage("utility", "recipes.common.scores.utility", learned, ("prepare", "train")))
     if config.export:
         inputs = ("prepare", "train", "evaluate", "sample")
         found.append(Stage("export", "recipes.common.export", of(config, "export"), inputs))

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.files import write_json
-from pipeline.recipe import Recipe
-from pipeline.stage import Context
+from pipeline.run.files import write_json
+from pipeline.run.stage import Context
+from pipeline.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pipeline.loop import Trainer
+    from pipeline.train.loop import Trainer
 
 NETS = "nets.json"
 
@@ -22,8 +22,8 @@ class Described(Recipe, Protocol):
 
 def train(recipe: Described, context: Context) -> dict[str, Any]:
     """Write nets.json and the weights that `save_weights` does."""
-    from pipeline.engine import start_runtime, stop_runtime
-    from pipeline.fit import fit
+    from pipeline.train.engine import start_runtime, stop_runtime
+    from pipeline.train.fit import fit
 
     runtime = start_runtime(context.config.run.threads)
     trainer = fit(recipe, context, runtime)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.stage import Stage
+from pipeline.run.stage import Stage
 from recipes.common.stages import image_stages, of
 from recipes.diffusion.config import DiffusionConfig
 

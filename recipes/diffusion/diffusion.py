@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
-from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
-from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
+from pipeline.run.errors import UserError
+from pipeline.train.recipe import Batch, Clock, Loss, Sum, stacked
 from recipes.common.estimate import flops_of
+from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.images.shape import Shape
+from recipes.common.images.sheet import save_sheet
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.common.shape import Shape
-from recipes.common.sheet import save_sheet
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
 from recipes.diffusion.nets import attend_plainly, build_net, predict
 from recipes.diffusion.objectives import noisy, signal_and_noise, target, timestep_of, weight
@@ -31,7 +31,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class NoisyImages:
-    """Implements pipeline.recipe.Split: pictures with `u` in [0, 1), `noise` (C, H, W) and `hidden`, by index."""
+    """Implements pipeline.train.recipe.Split: pictures with `u` in [0, 1), `noise` (C, H, W) and `hidden`, by index."""
 
     def __init__(self, images: ImageSplit, seed: int, stream: str, dropout: float):
         self.images, self.seed, self.stream, self.dropout = images, seed, stream, dropout
@@ -51,7 +51,7 @@ class NoisyImages:
 
 
 class Diffusion:
-    """Implements pipeline.recipe.Recipe. shape: what the pictures are like, where nothing is prepared yet."""
+    """Implements pipeline.train.recipe.Recipe. shape: what the pictures are like, where nothing is prepared yet."""
 
     turns = ("model",)
     ema = ("model",)

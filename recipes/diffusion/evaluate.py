@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import write_json
-from pipeline.results import Score
+from pipeline.run.files import write_json
+from pipeline.run.results import Score
+from pipeline.run.stage import Context
 from pipeline.scores.intervals import NORMAL_QUANTILE
-from pipeline.stage import Context
 from recipes.diffusion.config import DiffusionConfig
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ PROTOCOL = (
 
 def check(config: DiffusionConfig) -> None:
     """Raises UserError where a network that scores look through will not be there."""
-    from recipes.common.scoring import check_scores
+    from recipes.common.scores.scoring import check_scores
 
     check_scores(config.evaluate, config.features)
 
 
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation.json; the metrics are the held-out error and the best sampler's scores."""
-    from recipes.common.scoring import image_scores
+    from recipes.common.scores.scoring import image_scores
     from recipes.diffusion.sampler import load_samplers
 
     config: DiffusionConfig = context.config
@@ -92,6 +92,6 @@ def _score(name: str, model: str, errors_N: "np.ndarray") -> Score:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("evaluate")

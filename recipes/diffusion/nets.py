@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.diffusion.config import Dit, Unet
 
 if TYPE_CHECKING:

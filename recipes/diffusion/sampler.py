@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.common.training import NETS
 from recipes.diffusion.config import DiffusionConfig, Sampler
 from recipes.diffusion.nets import build_net

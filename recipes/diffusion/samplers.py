@@ -5,7 +5,7 @@ All are called alike: `set_timesteps(steps)`, then `step(prediction, timestep, x
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 from recipes.diffusion.config import TIMES, Model, Sampler
 
 if TYPE_CHECKING:

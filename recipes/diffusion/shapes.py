@@ -1,6 +1,6 @@
 """Which sizes and classes go together with a net, before anything heavy is imported."""
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 from recipes.diffusion.config import Dit, Unet
 
 FEW_TOKENS = 100  # of a row; on a CPU, up to here plain attention is faster to train than fused

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.launch import check_launch
-from pipeline.stage import Context
-from recipes.common.prepare import why_unlabelled
+from pipeline.run.errors import UserError
+from pipeline.run.launch import check_launch
+from pipeline.run.stage import Context
+from recipes.common.images.prepare import why_unlabelled
 from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
 from recipes.diffusion.samplers import check_sampler
 from recipes.diffusion.shapes import check_net
 
 if TYPE_CHECKING:
-    from pipeline.estimate import Size
+    from pipeline.run.estimate import Size
 
 CLASSES = 10  # that an estimate reckons with, before pictures are prepared
 
@@ -53,7 +53,7 @@ def samplers_of(config: DiffusionConfig) -> list[tuple[str, Any]]:
 def estimate(config: DiffusionConfig) -> "Size":
     """What training holds."""
     from recipes.common.estimate import size_of
-    from recipes.common.shape import Shape
+    from recipes.common.images.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
 
     shape = Shape(config.data.image_size, config.data.channels, CLASSES)
@@ -69,6 +69,6 @@ def run(context: Context) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("train")

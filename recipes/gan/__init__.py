@@ -1,6 +1,6 @@
 """The GAN family: which stages a recipe has, what decides each one's output, and what it is made from."""
 
-from pipeline.stage import Stage
+from pipeline.run.stage import Stage
 from recipes.common.stages import image_stages, of
 from recipes.gan.config import GanConfig, RingConfig, schema_of
 

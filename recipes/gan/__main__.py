@@ -1,5 +1,5 @@
 """`accelerate launch --config_file launch/zero2.yaml -m recipes.gan RECIPE.yaml`: the training stage."""
 
-from pipeline.stage import main
+from pipeline.run.stage import main
 
 main("train")

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.common.dataset import to_unit
-from recipes.common.manifold import Distances, manifold
+from recipes.common.images.dataset import to_unit
+from recipes.common.scores.manifold import Distances, manifold
 from recipes.gan.losses import generator_loss
 
 SIDE = 14  # pixels a side that are looked at, at most; larger pictures are averaged down

@@ -4,9 +4,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from pipeline.config import Loop, Optimizer, Run, Section, how, what
-from pipeline.errors import UserError, nearest
-from recipes.common.config import Classifier, ImageExport, Images, ImageScores, Sheets, Source, Utility
+from pipeline.run.config import Loop, Optimizer, Run, Section, how, what
+from pipeline.run.errors import UserError, nearest
+from recipes.common.images.config import Classifier, ImageExport, Images, ImageScores, Sheets, Source, Utility
 
 Augmentation = Literal["colour", "translation", "cutout"]
 

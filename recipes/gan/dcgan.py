@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.gan.config import Convolutions
 from recipes.gan.labels import Projection, Start
 from recipes.gan.sizes import halvings_of, widths

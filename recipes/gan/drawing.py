@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recipes.common.dataset import to_pixels
+from recipes.common.images.dataset import to_pixels
 from recipes.common.noise import in_chunks, normal
 
 CHUNK = 64

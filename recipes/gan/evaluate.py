@@ -2,21 +2,21 @@
 
 from typing import Any
 
-from pipeline.files import write_json
-from pipeline.stage import Context
+from pipeline.run.files import write_json
+from pipeline.run.stage import Context
 from recipes.gan.config import ImageConfig
 
 
 def check(config: ImageConfig) -> None:
     """Raises UserError for feature networks that will not be there."""
-    from recipes.common.scoring import check_scores
+    from recipes.common.scores.scoring import check_scores
 
     check_scores(config.evaluate, config.features)
 
 
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation.json; the metrics are its scores by name."""
-    from recipes.common.scoring import image_scores
+    from recipes.common.scores.scoring import image_scores
     from recipes.gan.sampler import load_samplers
 
     config: ImageConfig = context.config
@@ -38,6 +38,6 @@ def run(context: Context) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("evaluate")

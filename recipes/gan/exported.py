@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.files import write_json
+from pipeline.run.files import write_json
 from recipes.gan.config import ImageConfig
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ WEIGHTS, CONFIG = "generator.safetensors", "config.json"
 
 def write(config: ImageConfig, prepared: Path, trained: Path, out: Path) -> None:
     """Write the EMA generator, or the last step's where there is none, and config.json: nets.json and the classes."""
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
     from recipes.common.training import NETS
 
     source = "generator_ema" if config.train.ema_decay else "generator"

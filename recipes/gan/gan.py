@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Clock, Loss, Split, Sum, stacked
+from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum, stacked
 from recipes.common.estimate import flops_of
 from recipes.gan.config import GanConfig
 from recipes.gan.losses import critic_loss, generator_loss, squared_slope
@@ -21,7 +21,7 @@ ZERO_STAGES = (1, 2)
 
 
 class Gan:
-    """Implements pipeline.recipe.Recipe. prepared: the pictures; the ring needs none."""
+    """Implements pipeline.train.recipe.Recipe. prepared: the pictures; the ring needs none."""
 
     turns = ("critic", "generator")
     ema = ("generator",)

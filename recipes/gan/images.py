@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Split, Sum
-from recipes.common.dataset import ImageSplit, PreparedImages, to_unit
+from pipeline.train.recipe import Batch, Split, Sum
+from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.images.shape import Shape
+from recipes.common.images.sheet import save_sheet
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.common.shape import Shape
-from recipes.common.sheet import save_sheet
 from recipes.gan import alarms
 from recipes.gan.config import ImageConfig
 from recipes.gan.diffaugment import DRAWS, augment

@@ -9,9 +9,9 @@ Shapes: N pictures, M of them sure, H rows, W columns, K digits.
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import write_json
-from pipeline.results import Score
-from pipeline.stage import Context
+from pipeline.run.files import write_json
+from pipeline.run.results import Score
+from pipeline.run.stage import Context
 from recipes.gan.config import ImageConfig, Modes
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
 
 MODES, CHANNELS, DIGITS = 1000, 3, 10
 SURE = 0.9  # probability of the likeliest digit, in each channel
@@ -32,7 +32,7 @@ def check(config: ImageConfig) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation.json: the modes and the divergence of each sampler, and of real pictures beside them."""
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
     from recipes.gan.sampler import load_samplers
 
     config: ImageConfig = context.config
@@ -60,10 +60,10 @@ def digit_classifier(
     """Trained on the training stacks' channels: uint8 (N, H, W) -> probabilities (N, K); its held-out accuracy."""
     import torch
 
-    from pipeline.loop import evaluate
-    from recipes.common.classifier import ImageClassifier, trained_here
-    from recipes.common.dataset import to_unit
-    from recipes.common.shape import Shape
+    from pipeline.train.loop import evaluate
+    from recipes.common.images.dataset import to_unit
+    from recipes.common.images.shape import Shape
+    from recipes.common.scores.classifier import ImageClassifier, trained_here
 
     singles = [single_digits(split) for split in (train, held_out)]
     recipe = ImageClassifier(settings.classifier, Shape.of(singles[0]), *singles)
@@ -83,7 +83,7 @@ def single_digits(stacks: "PreparedImages") -> "PreparedImages":
     """Every channel of every stack as a picture of its own, with its digit as the label."""
     import numpy as np
 
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
 
     pictures = np.moveaxis(np.asarray(stacks.images), -1, 1).reshape(-1, *stacks.images.shape[1:3], 1)
     labels = np.stack([stacks.labels // DIGITS**place % DIGITS for place in (2, 1, 0)], axis=1).reshape(-1)
@@ -145,6 +145,6 @@ def scores(name: str, numbers: "np.ndarray", count: int, accuracy: float) -> lis
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("modes")

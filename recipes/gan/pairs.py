@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.gan import dcgan, residual, spectral
 from recipes.gan.config import Convolutions
 

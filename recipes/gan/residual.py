@@ -10,7 +10,7 @@ Shapes: B pictures, C channels, H rows, W columns, L latent numbers, F feature m
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.gan.config import Convolutions
 from recipes.gan.labels import Projection, Start
 from recipes.gan.sizes import halvings_of, widths

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Sum, derived_seed
+from pipeline.train.recipe import Batch, Sum, derived_seed
 from recipes.gan.config import Ring, RingConfig
 from recipes.gan.model import build_critic, build_generator
 

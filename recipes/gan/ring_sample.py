@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Context
+from pipeline.run.stage import Context
 from recipes.gan.config import Ring, RingConfig
 
 if TYPE_CHECKING:
@@ -54,6 +54,6 @@ def _pixels(points: "np.ndarray", scale: float, image_size: int) -> list[tuple[f
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("sample")

@@ -3,15 +3,15 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import write_json
-from pipeline.results import Score
-from pipeline.stage import Context
+from pipeline.run.files import write_json
+from pipeline.run.results import Score
+from pipeline.run.stage import Context
 from recipes.gan.config import RingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.recipe import Batch
+    from pipeline.train.recipe import Batch
 
 
 def check(config: RingConfig) -> None:
@@ -73,6 +73,6 @@ PROTOCOL = {
 }
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("evaluate")

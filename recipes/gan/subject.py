@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Split, Sum
+from pipeline.train.recipe import Batch, Split, Sum
 from recipes.gan.config import GanConfig, RingConfig
 
 

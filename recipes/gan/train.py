@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.launch import check_launch
-from pipeline.stage import Context
+from pipeline.run.launch import check_launch
+from pipeline.run.stage import Context
 from recipes.gan.config import GanConfig, ImageConfig
 
 if TYPE_CHECKING:
-    from pipeline.estimate import Size
+    from pipeline.run.estimate import Size
 
 
 def check(config: GanConfig) -> None:
@@ -21,7 +21,7 @@ def check(config: GanConfig) -> None:
 
 def check_pictures(config: ImageConfig) -> None:
     """Raises UserError for a size that does not halve down to 4 to 7 pixels, and for settings that contradict."""
-    from pipeline.errors import UserError
+    from pipeline.run.errors import UserError
     from recipes.gan.sizes import sizes
 
     size = config.data.image_size
@@ -63,6 +63,6 @@ def run(context: Context) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("train")

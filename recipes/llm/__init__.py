@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.config import Section, identity
-from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Stage
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.config import Section, identity
+from pipeline.run.stage import Stage
 
 CONFIG = LanguageModelConfig
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.stage import Stage
+from pipeline.run.stage import Stage
 from recipes.common.stages import image_stages, of
 from recipes.vae.config import VaeConfig
 

@@ -1,5 +1,5 @@
 """`accelerate launch --config_file launch/ddp.yaml -m recipes.vae RECIPE.yaml`: the training stage."""
 
-from pipeline.stage import main
+from pipeline.run.stage import main
 
 main("train")

@@ -7,16 +7,16 @@ A simple picture is a likely one, seen or not, so the bound alone can call what 
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.results import Score
-from pipeline.stage import Context
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
+from pipeline.run.results import Score
+from pipeline.run.stage import Context
 from recipes.vae.config import VaeConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
 
 
 BASELINE = "distance to the nearest training picture"
@@ -35,9 +35,9 @@ def check(config: VaeConfig) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation.json: areas under the ROC curve, and how far each is above that of the baseline."""
-    from recipes.common.dataset import PreparedImages
-    from recipes.common.memorisation import as_pixels, nearest_distances
-    from recipes.common.sheet import file_sizes
+    from recipes.common.images.dataset import PreparedImages
+    from recipes.common.images.sheet import file_sizes
+    from recipes.common.scores.memorisation import as_pixels, nearest_distances
     from recipes.vae.bounds import marginal
     from recipes.vae.nets import load_net
     from recipes.vae.sampler import weight_files
@@ -122,6 +122,6 @@ def _interval(
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("anomaly")

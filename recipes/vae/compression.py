@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
 from pipeline.export import ROOT
-from pipeline.files import write_json
-from pipeline.results import Score
-from pipeline.stage import Context
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
+from pipeline.run.results import Score
+from pipeline.run.stage import Context
 from recipes.vae.config import VaeConfig
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(context: Context) -> dict[str, Any]:
     """
     import numpy as np
 
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
     from recipes.vae import codec, rate_distortion
     from recipes.vae.chart import draw_curves
     from recipes.vae.nets import load_net
@@ -99,7 +99,7 @@ def compare(decoded: "np.ndarray", images: "np.ndarray") -> None:
 
 def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Score]:
     """Bytes a picture of the model's file, beside PNG and WebP a picture each, and one xz over all."""
-    from recipes.common.sheet import file_sizes
+    from recipes.common.images.sheet import file_sizes
 
     count = len(images)
     own = (
@@ -141,6 +141,6 @@ def lossy_scores(points: "list[Point]", count: int) -> list[Score]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("compression")

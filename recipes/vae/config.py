@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Run, Section, Training, what
-from recipes.common.config import Classifier, ImageExport, Images, ImageScores, Sheets, Utility
+from pipeline.run.config import Run, Section, Training, what
+from recipes.common.images.config import Classifier, ImageExport, Images, ImageScores, Sheets, Utility
 
 
 class Model(Section):

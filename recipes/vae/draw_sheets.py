@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.stage import Context
+from pipeline.run.stage import Context
 from recipes.vae.config import VaeConfig
 
 
@@ -12,7 +12,7 @@ def check(config: VaeConfig) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write the sheets that this kind of net has, by its best weights."""
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
     from recipes.vae.nets import load_net
     from recipes.vae.sampler import weight_files
     from recipes.vae.sheets import write_sheets
@@ -25,6 +25,6 @@ def run(context: Context) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("sheets")

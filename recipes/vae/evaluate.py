@@ -4,15 +4,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import write_json
-from pipeline.results import Score
-from pipeline.stage import Context
+from pipeline.run.files import write_json
+from pipeline.run.results import Score
+from pipeline.run.stage import Context
 from recipes.vae.config import VaeConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
 
 BITS = "bits per dimension"
 GLOW_FASHION_MNIST = 2.96  # published for 8-bit Fashion-MNIST, 60,000 / 10,000 pictures
@@ -22,7 +22,7 @@ BINARY = "bernoulli models binary pixels: its bits are not comparable with those
 
 def check(config: VaeConfig) -> None:
     """Raises UserError for a network of features that will not be there."""
-    from recipes.common.scoring import check_scores
+    from recipes.common.scores.scoring import check_scores
 
     if config.model.kind == "vae":
         check_scores(config.evaluate, config.features)
@@ -30,7 +30,7 @@ def check(config: VaeConfig) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation.json; the metrics are its scores by name."""
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
 
     config: VaeConfig = context.config
     held_out = PreparedImages.open(context.inputs["prepare"], "held_out")
@@ -47,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def _pictures(config: VaeConfig, context: Context) -> tuple[list[Score], dict[str, str]]:
     """The scores of generated pictures that every image recipe has."""
-    from recipes.common.scoring import image_scores
+    from recipes.common.scores.scoring import image_scores
     from recipes.vae.sampler import load_samplers
 
     inputs = context.inputs
@@ -111,7 +111,7 @@ def _baselines(config: VaeConfig, images: "np.ndarray") -> list[Score]:
     import numpy as np
 
     from pipeline.scores.intervals import bootstrap_interval
-    from recipes.common.sheet import file_sizes
+    from recipes.common.images.sheet import file_sizes
 
     bits = 8 * file_sizes(images, "PNG") / images[0].size
     interval = bootstrap_interval(bits, np.ones(len(bits)), config.evaluate.resamples, config.train.seed)
@@ -161,6 +161,6 @@ def _reconstruction(
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("evaluate")

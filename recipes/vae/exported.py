@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from recipes.common.dataset import PreparedImages
+from recipes.common.images.dataset import PreparedImages
 from recipes.vae.config import VaeConfig
 from recipes.vae.nets import NETS, load_net
 from recipes.vae.sampler import Sampler, code_sampler, held_out_codes, ladder_sampler, weight_files

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.common.training import NETS
 from recipes.vae.config import Model
 from recipes.vae.ladder import Ladder

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.common.dataset import to_unit
-from recipes.common.sheet import encoded, sheet
+from recipes.common.images.dataset import to_unit
+from recipes.common.images.sheet import encoded, sheet
 from recipes.vae.blocks import to_resolution
 from recipes.vae.ladder import Ladder
 from recipes.vae.rans import Message, pop_table, push_table, table

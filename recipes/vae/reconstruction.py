@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.results import Score
+from pipeline.run.results import Score
 from pipeline.scores.intervals import bootstrap_interval
 from recipes.vae.ladder import Ladder
 from recipes.vae.sampler import to_images

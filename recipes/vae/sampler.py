@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recipes.common import noise
-from recipes.common.dataset import PreparedImages
+from recipes.common.images.dataset import PreparedImages
 from recipes.vae.config import VaeConfig
 from recipes.vae.ladder import Ladder
 from recipes.vae.nets import load_net

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from recipes.common import noise
-from recipes.common.dataset import PreparedImages
-from recipes.common.sheet import save_sheet
+from recipes.common.images.dataset import PreparedImages
+from recipes.common.images.sheet import save_sheet
 from recipes.vae.ladder import Ladder
 from recipes.vae.reconstruction import reconstructed
 from recipes.vae.sampler import CHUNK, to_images

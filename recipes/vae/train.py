@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.launch import check_launch
-from pipeline.stage import Context
+from pipeline.run.errors import UserError
+from pipeline.run.launch import check_launch
+from pipeline.run.stage import Context
 from recipes.vae.config import VaeConfig
 
 if TYPE_CHECKING:
-    from pipeline.estimate import Size
+    from pipeline.run.estimate import Size
 
 
 def check(config: VaeConfig) -> None:
@@ -31,7 +31,7 @@ def check(config: VaeConfig) -> None:
 def estimate(config: VaeConfig) -> "Size":
     """What the net holds; the labels, known once the pictures are prepared, are taken as ten classes."""
     from recipes.common.estimate import size_of
-    from recipes.common.shape import Shape
+    from recipes.common.images.shape import Shape
     from recipes.vae.vae import Vae
 
     shape = Shape(config.data.image_size, config.data.channels, 10)
@@ -47,6 +47,6 @@ def run(context: Context) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import main
+    from pipeline.run.stage import main
 
     main("train")

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe import Batch, Clock, Loss, Sum, stacked
-from pipeline.schedule import steps_of
+from pipeline.run.plan import steps_of
+from pipeline.train.recipe import Batch, Clock, Loss, Sum, stacked
 from recipes.common import noise
-from recipes.common.dataset import ImageSplit, PreparedImages
 from recipes.common.estimate import flops_of
+from recipes.common.images.dataset import ImageSplit, PreparedImages
+from recipes.common.images.shape import Shape
+from recipes.common.images.sheet import save_sheet
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.common.shape import Shape
-from recipes.common.sheet import save_sheet
 from recipes.vae.config import Train, VaeConfig
 from recipes.vae.ladder import Bound
 from recipes.vae.nets import build, describe
@@ -52,7 +52,7 @@ class NoisyImages:
 
 
 class Vae:
-    """Implements pipeline.recipe.Recipe."""
+    """Implements pipeline.train.recipe.Recipe."""
 
     turns = ("vae",)
     ema = ("vae",)

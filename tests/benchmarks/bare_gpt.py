@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.lm_config import Pretrain
+from pipeline.lm.config import Pretrain
 from tests.benchmarks.workload import IGNORED, Rows
 
 

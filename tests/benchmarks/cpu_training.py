@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipeline.lm_config import Model, Pretrain
+from pipeline.lm.config import Model, Pretrain
 from tests.benchmarks import bare_gpt, hf_trainer
 from tests.benchmarks.workload import (
     Contestants,

@@ -50,7 +50,7 @@ def bare(net: nn.Module, rows: Rows) -> Iterator[float]:
 
 
 def main() -> None:
-    from pipeline.lm import TokenLoss
+    from pipeline.lm.recipe import TokenLoss
 
     on_the_cpu(THREADS)
     rows = Rows()

@@ -4,7 +4,7 @@ python -m tests.benchmarks.gpu_training      one JSON line; without CUDA the lin
 
 Each recipe of SHAPES as it stands, on random rows, with what one GPU of eight has of its batch and without
 recomputation; layers compiled where the recipe says so. The matmul is bf16, square, SIDE wide. Model FLOPs a token:
-6 N + 12 L d T (pipeline.lm.flops_per_token), full attention counted, the optimizer's own not.
+6 N + 12 L d T (pipeline.lm.recipe.flops_per_token), full attention counted, the optimizer's own not.
 """
 
 import time
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.lm_config import LanguageModelConfig, Pretrain
+from pipeline.lm.config import LanguageModelConfig, Pretrain
 from tests.benchmarks.workload import (
     Rows,
     interleaved,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.lm_config import Model, Pretrain
+from pipeline.lm.config import Model, Pretrain
 from tests.benchmarks.workload import Rows, new_model
 
 

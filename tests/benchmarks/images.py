@@ -137,7 +137,7 @@ def _work(
 
 def settings(yaml: str, *overrides: str) -> Any:
     """recipes/YAML with the batch, rate and length of the race."""
-    from pipeline.stage import open_recipe
+    from pipeline.run.stage import open_recipe
 
     loop = {
         "max_steps": 1_000_000,
@@ -156,19 +156,19 @@ def one_rate(prefix: str) -> list[str]:
 
 def prepared(directory: Path) -> Path:
     """The pictures of every race, as stage `prepare` leaves them, made in `directory`."""
-    from pipeline.stage import Context, Stage
-    from recipes.common import prepare
+    from pipeline.run.stage import Context, Stage
+    from recipes.common.images import prepare
 
     config = settings("gan/fashion_mnist.yaml")
-    stage = Stage("prepare", "recipes.common.prepare", {})
+    stage = Stage("prepare", "recipes.common.images.prepare", {})
     prepare.run(Context(config, stage, {}, directory, directory, directory, io.StringIO()))
     return directory
 
 
 def ours(build: Callable[[], Any]) -> Contestant:
     """Our loop on a fresh recipe, from the weights that every contestant starts from."""
-    from pipeline.engine import start_runtime
-    from pipeline.loop import Trainer, steps
+    from pipeline.train.engine import start_runtime
+    from pipeline.train.loop import Trainer, steps
 
     trainer = Trainer(build(), start_runtime(torch.get_num_threads()))
     losses = (next(iter(info.sums.values())).mean for info in steps(trainer))
@@ -185,7 +185,7 @@ def peer(
 
     build: makes them in place of `recipe.nets`, which may have set them up for our loop.
     """
-    from pipeline.recipe import derived_seed
+    from pipeline.train.recipe import derived_seed
 
     torch.manual_seed(derived_seed(recipe.training.seed, "weights"))
     nets = (build or recipe.nets)()
@@ -204,7 +204,7 @@ def in_every_way(recipe: Callable[[bool], Any]) -> dict[str, Entrant]:
 
 
 def unet_race(data: Path) -> Race:
-    from recipes.common.shape import Shape
+    from recipes.common.images.shape import Shape
     from recipes.diffusion.diffusion import Diffusion
     from recipes.diffusion.nets import build_net
 
@@ -241,7 +241,7 @@ def unet_race(data: Path) -> Race:
 
 
 def vae_race(data: Path) -> Race:
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
     from recipes.vae.vae import Vae
 
     def recipe(bf16: bool) -> Vae:
@@ -263,7 +263,7 @@ def vae_race(data: Path) -> Race:
 
 
 def gan_race(data: Path) -> Race:
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
     from recipes.gan.gan import Gan
 
     def recipe(bf16: bool) -> Gan:
@@ -286,7 +286,7 @@ def gan_race(data: Path) -> Race:
 
 def pictures_of(data: Path) -> torch.Tensor:
     """Every training picture, decoded and scaled: fp32 (N, C, H, W) in [-1, 1]."""
-    from recipes.common.dataset import PreparedImages, to_unit
+    from recipes.common.images.dataset import PreparedImages, to_unit
 
     return to_unit(torch.from_numpy(np.array(PreparedImages.open(data, "train").images))).contiguous()
 
@@ -297,7 +297,7 @@ RACES = {"unet": unet_race, "vae": vae_race, "gan": gan_race}
 
 def held_out_mean(recipe: Any, figure: str) -> Callable[[dict[str, nn.Module]], float]:
     """A figure of `recipe.evaluate` over HELD_OUT pictures, in fp32, the same noise for every net."""
-    from pipeline.recipe import Clock
+    from pipeline.train.recipe import Clock
 
     split = recipe.held_out()
 
@@ -314,7 +314,7 @@ def held_out_mean(recipe: Any, figure: str) -> Callable[[dict[str, nn.Module]], 
 
 def frechet_of_pixels(real: np.ndarray) -> Callable[[dict[str, nn.Module]], float]:
     """Of as many pictures of a generator as there are real ones, both as means over 4 x 4 pixels."""
-    from recipes.common.distances import frechet_distance
+    from recipes.common.scores.distances import frechet_distance
     from recipes.gan.drawing import drawn
 
     def means(pictures: np.ndarray) -> np.ndarray:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.config import load
-from pipeline.lm_config import LanguageModelConfig, Model, Pretrain
-from pipeline.provenance import commit
+from pipeline.lm.config import LanguageModelConfig, Model, Pretrain
+from pipeline.run.config import load
+from pipeline.run.provenance import commit
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "llm"
 IGNORED = -100  # label of a position that has no target
@@ -91,7 +91,7 @@ def new_model(
     model: Model | None = None, vocabulary: int = VOCABULARY, positions: int = LENGTH, attention: str = ""
 ) -> nn.Module:
     """`model` (none: the quickstart's) with the same weights at every call; attention: in place of its own."""
-    from pipeline.model import build_config, build_model
+    from pipeline.lm.model import build_config, build_model
 
     model = model or small_llama()
     torch.manual_seed(0)
@@ -100,9 +100,9 @@ def new_model(
 
 def our_trainer(settings: Pretrain, build: Callable[[], nn.Module], rows: Rows):
     """The loop's Trainer on this process, on the GPU where there is one."""
-    from pipeline.engine import start_runtime
-    from pipeline.lm import LanguageModel
-    from pipeline.loop import Trainer
+    from pipeline.lm.recipe import LanguageModel
+    from pipeline.train.engine import start_runtime
+    from pipeline.train.loop import Trainer
 
     language_model = LanguageModel(
         training=settings, build=build, train=rows, held=None, sequence_length=rows.sequence_length
@@ -112,7 +112,7 @@ def our_trainer(settings: Pretrain, build: Callable[[], nn.Module], rows: Rows):
 
 def our_steps(trainer) -> Iterator[float]:
     """The loop's own generator as a contestant."""
-    from pipeline.loop import steps
+    from pipeline.train.loop import steps
 
     return (info.sums["model/loss"].mean for info in steps(trainer))
 

@@ -3,7 +3,7 @@
 import json
 
 from pipeline.data import sources
-from pipeline.lm_config import Corpus
+from pipeline.data.config import Corpus
 
 
 def read(section):

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from pipeline.data.chat import ChatEncoder, encode_conversation
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 
 def user(content):

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.data.fitting import best_fit_decreasing
 from pipeline.data.packing import PackedConversations, PackedDocuments, collate
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 SEEDS = range(8)
 

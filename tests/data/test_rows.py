@@ -7,8 +7,8 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.data import sources
+from pipeline.data.config import Chat, Corpus
 from pipeline.data.sources import Document
-from pipeline.lm_config import Chat, Corpus
 from tests.data.reading import as_lines, read, write
 from tests.helpers import refusal
 

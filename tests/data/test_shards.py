@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.shards import Shard, ShardWriter, token_dtype, tokenizer_digest
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 
 def test_documents_come_back(make_shard):

@@ -6,8 +6,8 @@ import tarfile
 import pytest
 
 from pipeline.data import sources, stdlib
+from pipeline.data.config import Chat, Corpus
 from pipeline.data.sources import is_held_out
-from pipeline.lm_config import Chat, Corpus
 from tests.data.reading import read
 from tests.helpers import refusal
 

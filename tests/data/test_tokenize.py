@@ -11,9 +11,9 @@ from pipeline import tokenize
 from pipeline.data import sources
 from pipeline.data.kinds import enclose, separators
 from pipeline.data.shards import Shard, tokenizer_digest
-from pipeline.errors import UserError
-from pipeline.lm_config import LanguageModelConfig
-from pipeline.stage import Context, Stage
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.errors import UserError
+from pipeline.run.stage import Context, Stage
 
 TEXTS = [f"the thing {i} is it\n“{i}”" for i in range(40)]
 CONVERSATIONS = [

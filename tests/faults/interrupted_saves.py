@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint
-from pipeline.engine import Runtime
+from pipeline.train import checkpoint
+from pipeline.train.engine import Runtime
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
 NEXT = 10_000  # a step after any that a child reaches

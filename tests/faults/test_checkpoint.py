@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from pipeline import checkpoint
-from pipeline.engine import Runtime
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
+from pipeline.train import checkpoint
+from pipeline.train.engine import Runtime
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.common import prepare
-from recipes.common.config import Images
+from recipes.common.images import prepare
+from recipes.common.images.config import Images
 
 
 def _encode(pixels: np.ndarray, kind: str = "png", **options) -> bytes:

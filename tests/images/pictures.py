@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.engine import Runtime
-from pipeline.loop import Trainer, steps
-from recipes.common import digits, features
-from recipes.common.classifier import ImageClassifier
-from recipes.common.config import Classifier
-from recipes.common.dataset import PreparedImages
-from recipes.common.shape import Shape
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, steps
+from recipes.common.images import digits
+from recipes.common.images.config import Classifier
+from recipes.common.images.dataset import PreparedImages
+from recipes.common.images.shape import Shape
+from recipes.common.scores import features
+from recipes.common.scores.classifier import ImageClassifier
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
 HELD_OUT = 300

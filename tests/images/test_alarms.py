@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.engine import Runtime
-from pipeline.loop import Trainer
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer
 from recipes.gan import alarms
 from tests.tiny_gan import prepared_digits, tiny_gan
 

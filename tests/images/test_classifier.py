@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.loop import Trainer, evaluate, steps
-from recipes.common.classifier import (
+from pipeline.train.loop import Trainer, evaluate, steps
+from recipes.common.images.dataset import ImageSplit, PreparedImages
+from recipes.common.images.shape import Shape
+from recipes.common.scores.classifier import (
     Augmented,
     ConvolutionalNet,
     ImageClassifier,
@@ -14,8 +16,6 @@ from recipes.common.classifier import (
     of_learnt_classes,
     shifted,
 )
-from recipes.common.dataset import ImageSplit, PreparedImages
-from recipes.common.shape import Shape
 from recipes.common.threads import one_thread
 from tests.images.pictures import ALONE, digit_pictures, settings
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
 from recipes.vae import anomaly, compression, rate_distortion
 from recipes.vae.codec import DamagedMessage, _posterior_edge, decode, encode
 from recipes.vae.rans import PRECISION, Message, pop_table, push_table, table
@@ -149,7 +149,7 @@ def test_what_is_no_such_file_is_refused(content):
 def test_a_fresh_process_reads_the_file(tmp_path):
     from safetensors.torch import save_file
 
-    from recipes.common.shape import Shape
+    from recipes.common.images.shape import Shape
     from recipes.vae.nets import NETS, describe
 
     config = vae_config(*SMALL)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.common.dataset import ImageSplit, PreparedImages, to_pixels, to_unit
+from recipes.common.images.dataset import ImageSplit, PreparedImages, to_pixels, to_unit
 
 
 @pytest.fixture

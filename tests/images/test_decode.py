@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.sources import BadRow
-from recipes.common.decode import decoded, fitted
+from recipes.common.images.decode import decoded, fitted
 
 
 @pytest.fixture

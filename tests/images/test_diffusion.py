@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import load
-from pipeline.engine import Runtime
-from pipeline.errors import UserError
-from pipeline.loop import Trainer, evaluate, steps
-from pipeline.recipe import Clock
-from recipes.common.shape import Shape
+from pipeline.run.config import load
+from pipeline.run.errors import UserError
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, evaluate, steps
+from pipeline.train.recipe import Clock
+from recipes.common.images.shape import Shape
 from recipes.diffusion import stages, train
 from recipes.diffusion.config import DiffusionConfig
 from recipes.diffusion.diffusion import Diffusion

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.config import load
-from recipes.common.shape import Shape
+from pipeline.run.config import load
+from recipes.common.images.shape import Shape
 from recipes.diffusion import exported
 from recipes.diffusion.config import DiffusionConfig
 from recipes.diffusion.nets import build_net

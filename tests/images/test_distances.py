@@ -6,8 +6,8 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from recipes.common.distances import KernelDistance, frechet_distance
-from recipes.common.intervals import crossed_interval, halves, jackknife_interval, share_interval
+from recipes.common.scores.distances import KernelDistance, frechet_distance
+from recipes.common.scores.intervals import crossed_interval, halves, jackknife_interval, share_interval
 from recipes.common.threads import one_thread
 
 

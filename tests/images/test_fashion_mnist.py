@@ -8,9 +8,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.files import digest_of
-from recipes.common import fashion_mnist
+from pipeline.run.errors import UserError
+from pipeline.run.files import digest_of
+from recipes.common.images import fashion_mnist
 
 FAKE_APT = """#!/bin/sh
 echo "$@" >> {log}

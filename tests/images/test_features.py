@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import Run, Section
-from pipeline.errors import UserError
-from pipeline.stage import Context, Stage
-from recipes.common import efficientnet, features
-from recipes.common.config import Classifier, Images
+from pipeline.run.config import Run, Section
+from pipeline.run.errors import UserError
+from pipeline.run.stage import Context, Stage
+from recipes.common.images.config import Classifier, Images
+from recipes.common.scores import efficientnet, features
 from recipes.common.threads import one_thread
 from tests.images.pictures import digit_pictures, settings, write_prepared
 
@@ -42,7 +42,7 @@ def run_stage(tmp_path, train, held_out, **given):
     prepared = write_prepared(tmp_path / "prepare", train, held_out)
     out, config = tmp_path / "features", config_of(tmp_path)
     config = config.model_copy(update={"features": config.features.model_copy(update=given)})
-    stage = Stage("features", "recipes.common.features", {}, ("prepare",), launched=True)
+    stage = Stage("features", "recipes.common.scores.features", {}, ("prepare",), launched=True)
     places = [tmp_path / "checkpoints", tmp_path / "logs"]
     for place in (out, *places):
         place.mkdir()

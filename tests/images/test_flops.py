@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.recipe import Loss
+from pipeline.train.recipe import Loss
 from recipes.common.estimate import flops_of
 from recipes.diffusion.diffusion import Diffusion
 from tests.helpers import ROOT
@@ -69,8 +69,8 @@ def test_a_penalty_every_fourth_step_costs_a_quarter_of_itself(tmp_path):
 
 def test_a_u_net_counts_its_layers_three_times_and_its_attention():
     """A forward and twice as much backward of every convolution and linear layer, but for the first one's input."""
-    from pipeline.stage import open_recipe
-    from recipes.common.shape import Shape
+    from pipeline.run.stage import open_recipe
+    from recipes.common.images.shape import Shape
 
     config = open_recipe(ROOT / "recipes" / "diffusion" / "digits.yaml", [])[0]
     recipe = Diffusion(config, ROOT, Shape(8, 1, 10))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import load
-from pipeline.engine import Runtime
-from pipeline.errors import UserError
-from pipeline.loop import Trainer, evaluate, steps
-from pipeline.recipe import Clock
-from recipes.common.shape import Shape
+from pipeline.run.config import load
+from pipeline.run.errors import UserError
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, evaluate, steps
+from pipeline.train.recipe import Clock
+from recipes.common.images.shape import Shape
 from recipes.gan import config as settings
 from recipes.gan import exported, stages, train
 from recipes.gan.drawing import drawn

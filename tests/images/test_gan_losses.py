@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.recipe import Clock
+from pipeline.train.recipe import Clock
 from recipes.gan.losses import critic_loss, generator_loss, squared_slope
 from tests.tiny_gan import tiny_gan
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from recipes.common.dataset import PreparedImages
+from recipes.common.images.dataset import PreparedImages
 from recipes.gan.config import Modes
 from recipes.gan.modes import covered, digit_classifier, divergence, numbers_of, scores, single_digits
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from recipes.common.shape import Shape
+from recipes.common.images.shape import Shape
 from recipes.gan.config import Convolutions
 from recipes.gan.dcgan import FAINT
 from recipes.gan.pairs import build_critic, build_generator, describe, described

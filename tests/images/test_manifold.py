@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from recipes.common.intervals import halves, share_interval
-from recipes.common.manifold import Distances, expected_coverage, manifold, radii
+from recipes.common.scores.intervals import halves, share_interval
+from recipes.common.scores.manifold import Distances, expected_coverage, manifold, radii
 from recipes.common.threads import one_thread
 
 

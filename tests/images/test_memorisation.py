@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recipes.common.memorisation import (
+from recipes.common.scores.memorisation import (
     as_pixels,
     copies,
     duplicates,
@@ -43,8 +43,8 @@ def test_a_copy_is_known_to_the_byte(pictures):
 
 
 def test_the_nearest_distance_is_the_least_of_all(pictures, monkeypatch):
-    monkeypatch.setattr("recipes.common.memorisation.ROWS", 100)
-    monkeypatch.setattr("recipes.common.memorisation.QUERIES", 7)
+    monkeypatch.setattr("recipes.common.scores.memorisation.ROWS", 100)
+    monkeypatch.setattr("recipes.common.scores.memorisation.QUERIES", 7)
     train, held_out, _ = pictures
     planted = np.concatenate([held_out[:30], train[500:503]])
     apart = as_pixels(planted)[:, None].astype(float) - as_pixels(train)[None].astype(float)

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from pipeline.data.sources import is_held_out
-from pipeline.errors import UserError
-from recipes.common import fashion_mnist, prepare
-from recipes.common.dataset import PreparedImages
-from recipes.common.ledger import PictureLedger, Record
-from recipes.common.rows import Row
+from pipeline.run.errors import UserError
+from recipes.common.images import fashion_mnist, prepare
+from recipes.common.images.dataset import PreparedImages
+from recipes.common.images.ledger import PictureLedger, Record
+from recipes.common.images.rows import Row
 from tests.helpers import ROOT
 
 SPLITS = ("train", "held_out")
@@ -258,7 +258,7 @@ def test_a_user_sees_the_file_and_exit_code_2_and_nothing_is_written(tmp_path, f
 
 def test_the_stage_is_light_to_import():
     code = (
-        "import sys, recipes.common.prepare; print({'torch', 'PIL', 'pyarrow', 'numpy'} & set(sys.modules))"
+        "import sys, recipes.common.images.prepare; print({'torch', 'PIL', 'pyarrow', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

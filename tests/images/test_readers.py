@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from pipeline.data.sources import BadRow
-from pipeline.errors import UserError
-from recipes.common import fashion_mnist
-from recipes.common.digits import load
-from recipes.common.readers import open_source
-from recipes.common.rows import NO_LABEL
+from pipeline.run.errors import UserError
+from recipes.common.images import fashion_mnist
+from recipes.common.images.digits import load
+from recipes.common.images.readers import open_source
+from recipes.common.images.rows import NO_LABEL
 
 
 def contents(source, wanted=None):

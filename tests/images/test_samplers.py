@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 from recipes.diffusion.config import TIMES, Model, Sampler, Unet
 from recipes.diffusion.objectives import betas
 from recipes.diffusion.samplers import check_sampler, network_calls, scheduler_of, title

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
-from recipes.common import efficientnet
-from recipes.common.config import ImageScores
-from recipes.common.scoring import REAL, check_scores, image_scores
+from pipeline.run.errors import UserError
+from recipes.common.images.config import ImageScores
+from recipes.common.scores import efficientnet
+from recipes.common.scores.scoring import REAL, check_scores, image_scores
 from recipes.common.threads import one_thread
 from tests.images.pictures import digit_pictures, settings, write_features, write_prepared
 

@@ -6,10 +6,10 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.data.sources import BadRow
-from pipeline.errors import UserError
-from recipes.common import tables
-from recipes.common.readers import open_source
-from recipes.common.rows import NO_LABEL
+from pipeline.run.errors import UserError
+from recipes.common.images import tables
+from recipes.common.images.readers import open_source
+from recipes.common.images.rows import NO_LABEL
 
 
 def labels(source):

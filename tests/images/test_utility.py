@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.config import Run, Section
-from pipeline.errors import UserError
-from pipeline.results import Score
-from pipeline.stage import Context, Stage
-from recipes.common import utility
-from recipes.common.config import Classifier, Images, Utility
+from pipeline.run.config import Run, Section
+from pipeline.run.errors import UserError
+from pipeline.run.results import Score
+from pipeline.run.stage import Context, Stage
+from recipes.common.images.config import Classifier, Images, Utility
+from recipes.common.scores import utility
 from recipes.common.threads import one_thread
 from tests.images.pictures import digit_pictures, settings, write_prepared
 
@@ -57,7 +57,7 @@ def run_stage(tmp_path, monkeypatch, sampler, pictures=None, **changes):
     monkeypatch.setattr(utility, "family_module", lambda config, name: family)
     config = config_of(tmp_path)
     config = config.model_copy(update={"utility": config.utility.model_copy(update=changes)})
-    stage = Stage("utility", "recipes.common.utility", {}, ("prepare", "train"))
+    stage = Stage("utility", "recipes.common.scores.utility", {}, ("prepare", "train"))
     inputs = {"prepare": prepared, "train": tmp_path}
     utility.check(config)
     metrics = utility.run(Context(config, stage, inputs, tmp_path, tmp_path, tmp_path, io.StringIO()))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine import Runtime
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.loop import Trainer, evaluate, steps
-from recipes.common.shape import Shape
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, evaluate, steps
+from recipes.common.images.shape import Shape
 from recipes.vae import exported, stages, train
 from recipes.vae.bounds import elbo, importance_bound, marginal, value_of
 from recipes.vae.ladder import Bound, Ladder, Posterior

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from pipeline.files import write_json
-from pipeline.stage import Context, Stage
-from recipes.common.shape import Shape
+from pipeline.run.files import write_json
+from pipeline.run.stage import Context, Stage
+from recipes.common.images.shape import Shape
 from recipes.vae import anomaly, evaluate
 from recipes.vae.nets import NETS, describe
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
@@ -65,7 +65,7 @@ def test_bits_per_dimension_stand_beside_their_baselines(tmp_path, no_pictures):
 
 def test_the_class_is_paid_for(tmp_path, no_pictures):
     """What is told to the model is not free: the bound is on a picture without its class."""
-    from recipes.common.dataset import PreparedImages
+    from recipes.common.images.dataset import PreparedImages
     from recipes.vae.bounds import elbo, value_of
 
     config = vae_config(*SMALL)

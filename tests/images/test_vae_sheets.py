@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes.common.dataset import PreparedImages
+from recipes.common.images.dataset import PreparedImages
 from recipes.vae import sheets
 from recipes.vae.reconstruction import reconstructed
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config

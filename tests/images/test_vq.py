@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.engine import Runtime
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.loop import Trainer, steps
-from recipes.common.shape import Shape
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, steps
+from recipes.common.images.shape import Shape
 from recipes.vae import exported
 from recipes.vae.nets import NETS, describe
 from recipes.vae.reconstruction import psnr, vq_scores

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import load
-from pipeline.files import write_json
-from recipes.common.shape import Shape
+from pipeline.run.config import load
+from pipeline.run.files import write_json
+from recipes.common.images.shape import Shape
 from recipes.vae.config import VaeConfig
 from recipes.vae.nets import build
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.engine import Runtime
-from pipeline.loop import _micro_batches
-from pipeline.plan import Batches
+from pipeline.run.plan import Batches
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import _micro_batches
 from tests.helpers import Toy, toy_training
 
 LAUNCHERS = ("one", "ddp", "zero1", "zero2", "zero3")

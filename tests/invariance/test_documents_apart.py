@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.packing import PackedDocuments, collate
-from pipeline.lm import TokenLoss
-from pipeline.recipe import Batch
+from pipeline.lm.recipe import TokenLoss
+from pipeline.train.recipe import Batch
 from tests.tiny_language_model import (
     ARCHITECTURES,
     VOCABULARY,

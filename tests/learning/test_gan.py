@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from pipeline.engine import Runtime
-from pipeline.errors import UserError
-from pipeline.loop import Trainer, evaluate, steps
-from pipeline.recipe import Sum
+from pipeline.run.errors import UserError
+from pipeline.train.engine import Runtime
+from pipeline.train.loop import Trainer, evaluate, steps
+from pipeline.train.recipe import Sum
 from recipes.gan import stages, train
 from recipes.gan.gan import Gan
 from recipes.gan.ring import centres, figures, summary

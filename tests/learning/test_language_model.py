@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.lm import decoder_layers
+from pipeline.lm.recipe import decoder_layers
 from tests.tiny_language_model import ARCHITECTURES, VOCABULARY, tiny_model, trained
 
 CHECKPOINTING = "ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning"  # transformers 5.23

@@ -8,9 +8,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from pipeline import lora, model
-from pipeline.lm import decoder_layers
-from pipeline.lm_config import Lora
+from pipeline.lm import lora, model
+from pipeline.lm.config import Lora
+from pipeline.lm.recipe import decoder_layers
 from tests.tiny_language_model import ARCHITECTURES, VOCABULARY, random_documents, tiny_model, trained
 
 pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 under old names

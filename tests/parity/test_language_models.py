@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.data.packing import PackedConversations, PackedDocuments, collate
-from pipeline.lm import TokenLoss
+from pipeline.lm.recipe import TokenLoss
 from tests.tiny_language_model import (
     ARCHITECTURES,
     INPUTS,

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import lm
 from pipeline.data.packing import IGNORED
-from pipeline.lm import summed_loss
+from pipeline.lm import recipe as lm
+from pipeline.lm.recipe import summed_loss
 
 ROWS, POSITIONS, VOCABULARY = 3, 11, 17
 

@@ -7,8 +7,8 @@ import struct
 import zlib
 from pathlib import Path
 
-from pipeline import artifact
-from pipeline.lm_config import LanguageModelConfig
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run import artifact
 from recipes.llm import stages
 
 SAMPLE = 'split_root(path):\n    if not path:\n        return "", path\n    return os.fspath(path), ""\n'

@@ -10,8 +10,8 @@ from tiny_model import POSITIONS, VOCABULARY, make_config, make_context, make_mo
 from pipeline import evaluate
 from pipeline.data.chat import ChatEncoder
 from pipeline.data.shards import ShardWriter, tokenizer_digest
-from pipeline.errors import UserError
-from pipeline.model import save_model
+from pipeline.lm.model import save_model
+from pipeline.run.errors import UserError
 from tokenizer.encode import encode
 
 ASKED = {"functions": 3, "conversations": 5, "multiple_choice": 4, "bootstrap_samples": 100}

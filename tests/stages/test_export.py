@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny_model import export_context, make_config, make_model
 
 from pipeline import export
-from pipeline.errors import UserError
-from pipeline.files import digest_of
-from pipeline.verify_export import BOUNDS, largest_difference, logits_of, relative_difference, verify
+from pipeline.publish.verify_export import BOUNDS, largest_difference, logits_of, relative_difference, verify
+from pipeline.run.errors import UserError
+from pipeline.run.files import digest_of
 from tests.helpers import refusal
 
 # peft 0.21 asks transformers 5.23 under a name that it deprecated; can go with the peft that does not.
@@ -128,7 +128,7 @@ def test_check_refuses_other_tensors(tiny_run, exported, tmp_path, file, change,
 
 
 def test_check_refuses_empty_tensors(tiny_run, exported, tmp_path):
-    from pipeline.verify_export import tensor_faults
+    from pipeline.publish.verify_export import tensor_faults
 
     path = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(0, 3), "b": torch.ones(2)}, path)

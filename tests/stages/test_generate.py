@@ -8,9 +8,10 @@ from tiny_model import POSITIONS, make_config, make_context, make_model, make_to
 
 from pipeline import generate
 from pipeline.data.chat import ChatEncoder, encode_conversation
-from pipeline.errors import UserError
-from pipeline.generate import choose, sample, sample_batch
-from pipeline.prompts import chat_prompt, document_prompt, stop_ids
+from pipeline.lm import decoding
+from pipeline.lm.decoding import choose, sample, sample_batch
+from pipeline.lm.prompts import chat_prompt, document_prompt, stop_ids
+from pipeline.run.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +37,17 @@ def test_row_is_the_same_alone_and_in_a_batch(temperature):
 
 def test_padding_moves_logits_by_rounding_alone():
     model, prompts = make_model(0), prompts_of([3, 17, 1, 30, 8])
-    ids, mask = generate.left_padded(prompts)
-    batched = generate._forward(model, ids, mask, None).logits[:, -1]
+    ids, mask = decoding.left_padded(prompts)
+    batched = decoding._forward(model, ids, mask, None).logits[:, -1]
     for prompt, row in zip(prompts, batched, strict=True):
-        alone = generate._forward(model, *generate.left_padded([prompt]), None).logits[0, -1]
+        alone = decoding._forward(model, *decoding.left_padded([prompt]), None).logits[0, -1]
         # 7.2e-6 at worst over 60 models and 300 rows, on logits of up to 6; none of their 900 samples differed.
         assert (row - alone).abs().max() <= 1e-5
 
 
 def test_greedy_is_transformers_greedy():
     model, prompts = make_model(1), prompts_of([9, 4, 20])
-    ids, mask = generate.left_padded(prompts)
+    ids, mask = decoding.left_padded(prompts)
     theirs = model.generate(
         input_ids=ids,
         attention_mask=mask,

@@ -9,9 +9,11 @@ import torch
 import yaml
 from tiny_model import LORA, export_context, make_config, make_model
 
-from pipeline import artifact, export, model_card
-from pipeline.errors import UserError
-from pipeline.files import digest_of, write_json
+from pipeline import export
+from pipeline.publish import model_card
+from pipeline.run import artifact
+from pipeline.run.errors import UserError
+from pipeline.run.files import digest_of, write_json
 
 
 def card_of(directory):

@@ -13,9 +13,10 @@ import pytest
 from hub_server import READER, TOKEN, HubServer, Repository
 from tiny_model import make_model, publish_model
 
-from pipeline import artifact, hub
-from pipeline.errors import UserError
-from pipeline.files import digest_of, write_json
+from pipeline.publish import hub
+from pipeline.run import artifact
+from pipeline.run.errors import UserError
+from pipeline.run.files import digest_of, write_json
 
 ROOT = Path(__file__).parents[2]
 SECRET = b"the secret of this machine"
@@ -245,7 +246,10 @@ def test_push_again_sends_no_large_file_twice_and_names_what_else_is_there(publi
 
 
 def test_revision_is_a_branch_of_its_own(published, server, tmp_path):
-    call = "import pathlib, sys, pipeline.hub as hub; hub.push(pathlib.Path(sys.argv[1]), 'user/tiny', revision='v1')"
+    call = (
+        "import pathlib, sys; from pipeline.publish import hub; "
+        "hub.push(pathlib.Path(sys.argv[1]), 'user/tiny', revision='v1')"
+    )
     command = [sys.executable, "-c", call, str(published / "export")]
     subprocess.run(command, check=True, env=environment(server.url, tmp_path), timeout=120)
     assert server.repositories["user/tiny"].branches == ["main", "v1"]

@@ -10,13 +10,14 @@ from html.parser import HTMLParser
 import pytest
 from fake_run import LEDGERS, METRICS, SAMPLES, SCORES, files_of, made_of, make_run, png
 
-from pipeline import artifact, report
-from pipeline.html.charts import Series, downsample, line_chart, scale_of, tick_labels
-from pipeline.html.element import VOID, Markup, element
-from pipeline.html.record import balances
-from pipeline.html.training import groups
-from pipeline.results import read_log
-from pipeline.stage import execute
+from pipeline import report
+from pipeline.publish.html.charts import Series, downsample, line_chart, scale_of, tick_labels
+from pipeline.publish.html.element import VOID, Markup, element
+from pipeline.publish.html.record import balances
+from pipeline.publish.html.training import groups
+from pipeline.run import artifact
+from pipeline.run.results import read_log
+from pipeline.run.stage import execute
 from recipes.llm import stages
 
 SHAPES = ("path", "line", "circle", "rect")

@@ -7,8 +7,8 @@ import sys
 import pytest
 from fake_run import SCORES, SECONDS, files_of, make_run
 
-from pipeline import artifact
-from pipeline.status import as_json, render_table, spread, status, summary, timeline
+from pipeline.run import artifact
+from pipeline.run.status import as_json, render_table, spread, status, summary, timeline
 from recipes.llm import stages
 
 KEYS = {"stage", "state", "reason", "directory", "seconds", "digest", "metrics"}
@@ -138,6 +138,6 @@ def test_long_samples_are_shortened(tmp_path):
 
 def test_status_and_report_load_no_heavy_library():
     heavy = "{'torch', 'transformers', 'datasets', 'accelerate', 'deepspeed', 'numpy', 'tokenizers'}"
-    code = f"import sys, pipeline.status, pipeline.report, recipes.llm; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, pipeline.run.status, pipeline.report, recipes.llm; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from tiny_model import POSITIONS, make_model, make_tokenizer, publish, publish_model
 
-from pipeline import chat
-from pipeline.chat import Talk, model_directory, pieces, run_chat
 from pipeline.data.chat import ChatEncoder
-from pipeline.errors import UserError
-from pipeline.generate import sample
-from pipeline.prompts import chat_prompt
-from pipeline.recipe import derived_seed
+from pipeline.lm import chat
+from pipeline.lm.chat import Talk, model_directory, pieces, run_chat
+from pipeline.lm.decoding import sample
+from pipeline.lm.prompts import chat_prompt
+from pipeline.run.errors import UserError
+from pipeline.train.recipe import derived_seed
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pipeline import artifact
-from pipeline.files import write_json
-from pipeline.lm_config import LanguageModelConfig, Lora
-from pipeline.lora import add_adapters, save_adapter
-from pipeline.model import save_model
-from pipeline.stage import Context, Stage
+from pipeline.lm.config import LanguageModelConfig, Lora
+from pipeline.lm.lora import add_adapters, save_adapter
+from pipeline.lm.model import save_model
+from pipeline.run import artifact
+from pipeline.run.files import write_json
+from pipeline.run.stage import Context, Stage
 from tokenizer.files import save
 from tokenizer.train import train
 

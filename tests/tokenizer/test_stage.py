@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import train_tokenizer
+from pipeline.data.config import Corpus
 from pipeline.data.sources import is_held_out
-from pipeline.errors import UserError
-from pipeline.lm_config import Corpus, Tokenizer
-from pipeline.stage import Context, Stage
+from pipeline.lm.config import Tokenizer
+from pipeline.run.errors import UserError
+from pipeline.run.stage import Context, Stage
 from tokenizer.evaluate import evaluate
 from tokenizer.files import load
 from tokenizer.train import train

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.artifact import publish
+from pipeline.run.artifact import publish
 from tests.whole.command import RECIPE, ROOT, Done, headwater, listing, manifest, miniature
 
 LORA_RECIPE = "recipes/llm/smollm2_lora.yaml"
@@ -170,7 +170,7 @@ def test_what_is_named_and_not_there_is_refused(arguments, told, tmp_path, capsy
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
 def test_more_processes_than_gpus_are_refused_and_can_be_planned(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.launch._gpus", lambda: 3)
+    monkeypatch.setattr("pipeline.run.launch._gpus", lambda: 3)
     recipe = [str(ROOT / RECIPE), *miniature(tmp_path / "run", "run.num_processes=4")[1:]]
     done = in_process(capsys, "run", *recipe)
     refused(done, "4 is more than the GPUs of this machine: 3", "way out: run.num_processes=3", "cpu_zero2")

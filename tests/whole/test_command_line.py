@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import chat
 from pipeline.__main__ import VERBS, main, parse, parser
+from pipeline.lm import chat
 from tests.whole.command import RECIPE, ROOT
 
 # Every verb, its positional arguments, and its options. A new one is a decision, made here.
@@ -89,6 +89,16 @@ LAYERS = {
     "recipes": {"tokenizer", "pipeline", "recipes"},
 }
 HOUSE = {*LAYERS, "tests"}
+# The rooms of pipeline/, each with those whose modules it may import; the stages at the top may import all of them.
+ROOMS = {
+    "run": {"run"},
+    "train": {"run", "train"},
+    "data": {"run", "train", "data"},
+    "lm": {"run", "train", "data", "lm"},
+    "scores": {"run", "train", "data", "lm", "scores"},
+    "publish": {"run", "train", "data", "lm", "scores", "publish"},
+}
+STAGES = "base evaluate export finetune generate pretrain report tokenize train_tokenizer"
 FAMILIES = {path.parent.name for path in ROOT.glob("recipes/*/__init__.py")} - {"common"}
 
 
@@ -124,10 +134,24 @@ def test_imports_run_one_way(package):
     assert importers(package, HOUSE - LAYERS[package]) == set()
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_one_way(room):
+    """A room that imports a stage, or a room built upon it, can no longer be read or moved by itself."""
+    closed = {f"pipeline.{name}" for name in {*ROOMS, *STAGES.split(), "__main__"} - ROOMS[room]}
+    assert importers(f"pipeline/{room}", closed) == set()
+
+
+def test_the_top_of_the_pipeline_is_the_list_of_stages():
+    top = {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__", "__main__"}
+    assert top == set(STAGES.split())
+    rooms = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert rooms == set(ROOMS)
+
+
 def test_the_engine_alone_imports_accelerate_and_deepspeed():
     for library, files in (("accelerate", {"runtime"}), ("deepspeed", {"interface", "zero"})):
         found = set().union(*(importers(package, {library}) for package in LAYERS))
-        assert found == {f"pipeline/engine/{name}.py" for name in files}
+        assert found == {f"pipeline/train/engine/{name}.py" for name in files}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -144,6 +168,6 @@ def test_the_pipeline_names_no_family():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "recipes." in node.value
     }
-    assert naming == {"pipeline/stage.py"}
+    assert naming == {"pipeline/run/stage.py"}
     named = {f"recipes.{family}" for family in FAMILIES}
-    assert not any(name in (ROOT / "pipeline/stage.py").read_text() for name in named)
+    assert not any(name in (ROOT / "pipeline/run/stage.py").read_text() for name in named)

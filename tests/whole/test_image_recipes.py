@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pipeline.artifact import verify_chain
-from pipeline.stage import open_recipe
+from pipeline.run.artifact import verify_chain
+from pipeline.run.stage import open_recipe
 from recipes.common.export import compare, drawn_afresh
 from tests.whole.command import ROOT, headwater, listing, manifest
 

@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from pipeline.artifact import read
-from pipeline.supervise import claim
+from pipeline.run.artifact import read
+from pipeline.run.supervise import claim
 from tests.whole.command import (
     STAGES,
     decided,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import parse
-from pipeline.errors import UserError
-from pipeline.stage import open_recipe
+from pipeline.run.errors import UserError
+from pipeline.run.stage import open_recipe
 from tests.whole.command import ENVIRONMENT, MINIATURE, ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -67,7 +67,7 @@ def fault(command: str) -> str | None:
 
 def check_headwater(arguments: list[str]) -> None:
     if arguments[0] == "chat":
-        from pipeline.chat import _parser
+        from pipeline.lm.chat import _parser
 
         _parser().parse_args(arguments[1:])
         return

@@ -1,0 +1,42 @@
+"""The sections that name the data of a language model: a corpus of documents, and conversations."""
+
+from typing import Literal
+
+from pipeline.run.config import Section, what
+
+
+class Corpus(Section):
+    """Where the documents come from, and which of them are held out."""
+
+    source: Literal["stdlib", "text", "jsonl", "parquet", "datasets"] = what(..., "kind of source")
+    path: str | None = what(
+        None, "file, folder or glob; for `datasets` a Hub name or local directory; stdlib: none"
+    )
+    split: str = what("train", "datasets only: the split to read")
+    text_column: str = what("text", "jsonl, parquet and datasets: the column that holds a document's text")
+    pattern: str = what("**/*.txt", "text only: which files below a folder are documents")
+    held_out: float = what(
+        0.1, "share of documents held out, decided by a hash of each document's key", gt=0, lt=1
+    )
+    max_documents: int | None = what(None, "stop after this many documents; none: all", ge=1)
+    on_bad_row: Literal["error", "skip"] = what(
+        "error", "undecodable file or malformed row: stop, or count and skip"
+    )
+
+
+class Chat(Section):
+    """Conversations for fine-tuning; loss falls on the assistant's tokens alone."""
+
+    source: Literal["stdlib_docstrings", "wordnet", "jsonl", "parquet", "datasets"] = what(
+        ..., "kind of source"
+    )
+    path: str | None = what(
+        None, "as in corpus; wordnet: the folder or .deb of wordnet-base; stdlib_docstrings: none"
+    )
+    split: str = what("train", "datasets only: the split to read")
+    messages_column: str = what("messages", "column of {role, content} lists")
+    held_out: float = what(
+        0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1
+    )
+    max_conversations: int | None = what(None, "stop after this many conversations; none: all", ge=1)
+    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")

@@ -1,0 +1,1 @@
+"""The language model: its recipe, weights, adapters and decoding."""

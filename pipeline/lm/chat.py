@@ -1,0 +1,227 @@
+"""`headwater chat RUN`: talk to a run's model, or to any model directory, in the terminal or through a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from pipeline.run.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from pipeline.data.chat import ChatEncoder, Messages
+
+IN_A_RUN = ("export", "finetune/model", "pretrain/model", "base/model")
+HELP = "/reset forgets the conversation, /quit (or Ctrl-D) ends it"
+
+
+@dataclass
+class Talk:
+    """A conversation with one model. temperature: None: always the likeliest token."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    encoder: ChatEncoder
+    max_new_tokens: int
+    temperature: float | None
+    top_p: float
+    seed: int
+    messages: Messages = field(default_factory=list)
+    turns: int = 0
+
+    def answer(self, text: str, out: TextIO) -> int:
+        """Add the user's turn and write the model's answer to `out` as it comes; how many old messages were dropped.
+
+        Raises:
+            UserError: the turn alone is too long for the model's positions.
+        """
+        from pipeline.lm.decoding import stream
+        from pipeline.lm.prompts import stop_ids
+        from pipeline.train.recipe import derived_seed
+
+        asked = [*self.messages, {"role": "user", "content": text}]
+        prompt, kept = self._fit(asked)
+        stop = stop_ids(self.model, self.tokenizer)
+        seeds = [derived_seed(self.seed, "chat", self.turns)]
+        found = stream(self.model, [prompt], self.max_new_tokens, self.temperature, self.top_p, seeds, stop)
+        spoken = ""
+        for piece in pieces(self.tokenizer, (tokens[0] for tokens in found)):
+            spoken += piece
+            out.write(piece)
+            out.flush()
+        self.messages = [*kept, {"role": "assistant", "content": spoken}]
+        self.turns += 1
+        return len(asked) - len(kept)
+
+    def reset(self) -> None:
+        self.messages, self.turns = [], 0
+
+    def _fit(self, messages: Messages) -> tuple[list[int], Messages]:
+        """The prompt's ids and the messages in it: the oldest exchanges go until an answer has room too."""
+        from pipeline.lm.model import positions_of
+        from pipeline.lm.prompts import chat_prompt
+
+        limit = positions_of(self.model.config)
+        while True:
+            prompt = chat_prompt(self.encoder, messages)
+            if limit is None or len(prompt) + min(self.max_new_tokens, limit // 2) <= limit:
+                return prompt, messages
+            if len(messages) < 3:
+                raise UserError(
+                    f"too long: {len(prompt)} tokens, and the model has {limit} positions, "
+                    f"{min(self.max_new_tokens, limit // 2)} of them kept for the answer"
+                )
+            messages = messages[2:]
+
+
+def pieces(tokenizer: PreTrainedTokenizerFast, tokens: Iterator[int | None]) -> Iterator[str]:
+    """The text of `tokens` as it grows; bytes of a character that is still incomplete are held back."""
+    ids: list[int] = []
+    shown = ""
+    for token in tokens:
+        ids += [] if token is None else [token]
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if not text.endswith("\ufffd"):
+            yield text[len(shown) :]
+            shown = text
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if text != shown:
+        yield text[len(shown) :]
+
+
+def model_directory(directory_or_run: Path) -> Path:
+    """The model to talk to: the directory itself, or the last model that a run has made.
+
+    Raises:
+        UserError: there is none.
+    """
+    for directory in (directory_or_run, *(directory_or_run / name for name in IN_A_RUN)):
+        if (directory / "config.json").is_file():
+            return directory
+    raise UserError(
+        f"no model in {directory_or_run}\n"
+        f"expected: a Hugging Face model directory, or a run's output directory with {' or '.join(IN_A_RUN)}"
+    )
+
+
+def open_talk(
+    directory_or_run: Path, max_new_tokens: int, temperature: float, top_p: float, seed: int
+) -> tuple[Path, Talk]:
+    """Load the model and its tokenizer. temperature: 0: always the likeliest token.
+
+    Raises:
+        UserError: no model, or a tokenizer without a chat template.
+    """
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from pipeline.data.chat import ChatEncoder
+    from pipeline.lm.model import load_model, load_tokenizer
+
+    disable_progress_bar()
+    directory = model_directory(directory_or_run)
+    tokenizer = load_tokenizer(directory)
+    encoder = ChatEncoder(tokenizer)
+    model = load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+    return directory, Talk(model, tokenizer, encoder, max_new_tokens, temperature or None, top_p, seed)
+
+
+def chat(talk: Talk, lines: Iterator[str], out: TextIO) -> None:
+    """Answer each line until there are no more, or one says /quit."""
+    for line in lines:
+        text = line.strip()
+        if text == "/quit":
+            return
+        if text == "/reset":
+            talk.reset()
+            print("(forgotten)", file=out)
+        elif text.startswith("/"):
+            print(f"({HELP})", file=out)
+        elif text:
+            _exchange(talk, text, out)
+
+
+def _exchange(talk: Talk, text: str, out: TextIO) -> None:
+    try:
+        dropped = talk.answer(text, out)
+    except UserError as error:
+        print(f"({error})", file=out)
+        return
+    except KeyboardInterrupt:  # Ctrl-C ends the answer, not the conversation: neither turn is remembered
+        print("\n(stopped and forgotten)", file=out)
+        return
+    print(f"\n({dropped} oldest messages were dropped: no room)" if dropped else "", file=out)
+
+
+def typed() -> Iterator[str]:
+    """Lines from the keyboard, with editing and history where the system has it; ends at Ctrl-D or Ctrl-C."""
+    try:
+        import readline  # noqa: F401 input() edits lines once it is imported
+    except ImportError:  # Windows
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+
+
+def run_chat(arguments: list[str]) -> int:
+    """`headwater chat RUN [options]`; returns the exit code.
+
+    Raises:
+        UserError: as open_talk.
+    """
+    given = _parser().parse_args(arguments)
+    directory, talk = open_talk(given.run, given.max_new_tokens, given.temperature, given.top_p, given.seed)
+    if not sys.stdin.isatty():
+        chat(talk, iter(sys.stdin), sys.stdout)
+        return 0
+    print(f"{directory}: {HELP}")
+    chat(talk, typed(), sys.stdout)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headwater chat", description="Talk to a model. From a pipe: one turn a line.", epilog=HELP
+    )
+    parser.add_argument("run", type=Path, help="a run's output directory, or a Hugging Face model directory")
+    parser.add_argument(
+        "--max-new-tokens", type=_at_least_one, default=256, help="tokens of an answer at most"
+    )
+    parser.add_argument(
+        "--temperature", type=_not_negative, default=0.8, help="0: always the likeliest token"
+    )
+    parser.add_argument("--top-p", type=_probability, default=0.95, help="nucleus probability")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed and turns give the same answers")
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    return int(_between(text, 1, math.inf, "a whole number of at least 1", whole=True))
+
+
+def _not_negative(text: str) -> float:
+    return _between(text, 0, sys.float_info.max, "a number of at least 0")
+
+
+def _probability(text: str) -> float:
+    return _between(text, sys.float_info.min, 1, "a number above 0, at most 1")
+
+
+def _between(text: str, least: float, most: float, expected: str, whole: bool = False) -> float:
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} given, expected: {expected}")
+    return value

@@ -1,0 +1,136 @@
+"""The sections of a language-model recipe, in the order in which its stages use them."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from pipeline.data.config import Chat, Corpus
+from pipeline.run.config import Run, Section, Training, how, what
+
+
+class Tokenizer(Section):
+    """The tokenizer to train, or the one to load."""
+
+    algorithm: Literal["bpe", "unigram"] = what("bpe", "what is trained on the training documents")
+    vocabulary_size: int = what(8192, "entries, special tokens included", ge=300)
+
+
+class Model(Section):
+    """The decoder: from scratch by architecture, or pretrained."""
+
+    architecture: str | None = what(
+        None, "transformers model_type to build from scratch, such as llama, gpt2, qwen3"
+    )
+    config: dict[str, Any] = what({}, "fields of that architecture's transformers config, by its own names")
+    pretrained: str | None = what(
+        None, "local directory, Hub name, or `pypi:PACKAGE` for a wheel that holds a GGUF file"
+    )
+    revision: str | None = what(None, "Hub names only: the commit to take")
+    attention: Literal["sdpa", "eager"] = how(
+        "sdpa", "attention backend; documents stay apart on each of them"
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Model":
+        if (self.architecture is None) == (self.pretrained is None):
+            raise ValueError(
+                "give either architecture (from scratch) or pretrained (a directory or name), not both"
+            )
+        return self
+
+
+class Pretrain(Training):
+    """Next-token training on the packed documents."""
+
+    sequence_length: int = what(512, "tokens a row", ge=2)
+
+
+
+class Lora(Section):
+    """Low-rank adapters, with peft's names."""
+
+    r: int = what(16, "rank", ge=1)
+    lora_alpha: float = what(32.0, "scale numerator: the update is multiplied by alpha / r", gt=0)
+    lora_dropout: float = what(0.0, "dropout before the adapters", ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = what(
+        "all-linear", "names of the adapted modules"
+    )
+    use_rslora: bool = what(False, "scale by alpha / sqrt(r)")
+    use_dora: bool = what(False, "weight-decomposed adapters")
+
+
+class Finetune(Training):
+    """Supervised fine-tuning on conversations, of all weights or of adapters."""
+
+    sequence_length: int = what(
+        512, "tokens a row; longer conversations are refused or truncated by on_long", ge=2
+    )
+    on_long: Literal["error", "truncate", "drop"] = what(
+        "error", "a conversation longer than sequence_length"
+    )
+    lora: Lora | None = what(None, "adapters; none: every weight is trained")
+
+
+class Evaluate(Section):
+    """What is measured on what was held out."""
+
+    max_documents: int | None = what(None, "held-out documents scored for bits per byte; none: all", ge=1)
+    functions: int = what(64, "sampled functions parsed with ast.parse (Python corpora); 0: none", ge=0)
+    conversations: int = what(
+        256, "held-out conversations scored before and after fine-tuning; 0: none", ge=0
+    )
+    multiple_choice: int = what(100, "questions of the multiple-choice task run by lm-eval; 0: none", ge=0)
+    bootstrap_samples: int = what(1000, "resamples behind each interval", ge=100)
+    seed: int = what(0, "seed of sampling and bootstrap", ge=0)
+    per_device_eval_batch_size: int = how(16, "sequences a batch", ge=1)
+
+
+class Generate(Section):
+    """Fixed prompts, greedy and sampled."""
+
+    prompts: tuple[str, ...] = what((), "prompts continued by the base model")
+    chat_prompts: tuple[str, ...] = what((), "user turns answered by the fine-tuned model")
+    max_new_tokens: int = what(96, "tokens generated at most, a prompt", ge=1)
+    temperature: float = what(0.8, "softmax temperature of the sampled text", gt=0)
+    top_p: float = what(0.95, "nucleus probability of the sampled text", gt=0, le=1)
+    seed: int = what(0, "seed of the sampled text", ge=0)
+
+
+class Export(Section):
+    """What the published directory says of itself."""
+
+    licence: str = what(..., "SPDX identifier of the data's licence, repeated in the model card")
+    data_note: str = what("", "one sentence on the data for the model card")
+    bf16_logit_bound: float = what(
+        0.05, "largest accepted RMS difference of the bf16 copy's centred logits, over their RMS", gt=0
+    )
+
+
+class LanguageModelConfig(Section):
+    """A language-model recipe. `corpus` with `pretrain` trains from scratch; `chat` with `finetune` teaches a task."""
+
+    recipe: Literal["llm"] = what(..., "the family this recipe belongs to")
+    run: Run = how(..., "how and where it runs")
+    corpus: Corpus | None = what(None, "documents; none: nothing is pretrained")
+    tokenizer: Tokenizer | None = what(None, "tokenizer to train; none: the pretrained model's own")
+    model: Model = what(..., "the decoder")
+    pretrain: Pretrain | None = what(None, "pretraining or continued pretraining; none: not done")
+    chat: Chat | None = what(None, "conversations; none: no fine-tuning")
+    finetune: Finetune | None = what(None, "fine-tuning; none: not done")
+    evaluate: Evaluate = what(Evaluate(), "held-out scores")
+    generate: Generate = what(Generate(), "samples")
+    export: Export | None = what(None, "the published directory; none: not exported")
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "LanguageModelConfig":
+        if self.pretrain and not self.corpus:
+            raise ValueError("pretrain needs a corpus section")
+        if self.finetune and not self.chat:
+            raise ValueError("finetune needs a chat section")
+        if self.model.architecture and not (self.tokenizer and self.pretrain):
+            raise ValueError("a model from scratch needs the sections tokenizer and pretrain")
+        if self.model.pretrained and self.tokenizer:
+            raise ValueError("a pretrained model brings its own tokenizer: leave out the tokenizer section")
+        if not self.pretrain and not self.finetune:
+            raise ValueError("nothing is trained: give pretrain, finetune or both")
+        return self

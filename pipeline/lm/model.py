@@ -1,0 +1,203 @@
+"""A decoder-only transformer by name: built from a config, loaded from a directory, checked before either."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.lm.config import Model
+from pipeline.run.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import dtype as Dtype
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+
+def build_config(
+    model: Model, vocabulary_size: int, special: dict[str, int | None], positions: int
+) -> PretrainedConfig:
+    """The transformers config of a model from scratch.
+
+    vocabulary_size: the tokenizer's; special: bos_token_id, eos_token_id, pad_token_id; positions: the longest
+    sequence trained on, which is also the model's limit where the recipe sets none.
+
+    Raises:
+        UserError: unknown architecture or config field, another vocabulary, a sequence longer than the positions.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    if model.architecture not in CAUSAL:
+        raise UserError(
+            f"model.architecture {model.architecture!r} is no decoder that transformers builds\n"
+            f"{nearest(str(model.architecture), [name for name in CAUSAL])[:300]}"
+        )
+    known = AutoConfig.for_model(model.architecture).to_dict() | {
+        "n_positions": 0,
+        "max_position_embeddings": 0,
+    }
+    for field in model.config:
+        if field not in known:
+            raise UserError(
+                f"model.config.{field} is no field of {model.architecture}'s config\n{nearest(field, known)[:300]}"
+            )
+    given = model.config.get("vocab_size", vocabulary_size)
+    if given != vocabulary_size:
+        raise UserError(
+            f"model.config.vocab_size {given} is not the tokenizer's {vocabulary_size}\nway out: leave it out"
+        )
+    fields = {"max_position_embeddings": positions, **model.config, "vocab_size": vocabulary_size, **special}
+    try:
+        config = AutoConfig.for_model(model.architecture, **fields)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(f"model.config: {' '.join(str(error).split())[:300]}") from None
+    check_trainable(config, model.attention, positions)
+    return config
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Tokens that the model can attend to; None where nothing in its config limits them."""
+    return getattr(config, "max_position_embeddings", None)
+
+
+def check_trainable(config: PretrainedConfig, attention: str, sequence_length: int) -> None:
+    """Refuse a model that rows of `sequence_length` with several documents cannot train; an empty model is built.
+
+    Raises:
+        UserError: too few positions, a mask that is not the plain causal one, a backend the model lacks.
+    """
+    positions = positions_of(config)
+    if positions is not None and sequence_length > positions:
+        raise UserError(
+            f"sequence_length {sequence_length} is longer than the model's {positions} positions\n"
+            f"way out: sequence_length of at most {positions}, or a larger max_position_embeddings"
+        )
+    if kinds := _masks(config, sequence_length):
+        raise UserError(
+            f"{config.model_type} has {', '.join(sorted(kinds))} layers, which packing does not isolate yet"
+        )
+    taken = inspect.signature(_empty_model(config, attention).forward).parameters
+    if missing := {"attention_mask", "position_ids"} - taken.keys():
+        raise UserError(
+            f"{config.model_type} takes no {' and no '.join(sorted(missing))}: documents in one row would meet\n"
+            "expected: an architecture such as llama, qwen3 or gpt2"
+        )
+
+
+def _masks(config: PretrainedConfig, sequence_length: int) -> set[str]:
+    """The kinds of layers whose mask on rows of this length is not the plain causal one."""
+    layers = getattr(config, "layer_types", None)
+    if layers:
+        return set(layers) - {"full_attention"}
+    window = getattr(config, "sliding_window", None)
+    return {"sliding_attention"} if window and window < sequence_length else set()
+
+
+def _empty_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
+    """The model without memory for its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    except ValueError as error:
+        raise UserError(
+            f"model.attention: {attention} with {config.model_type}: {' '.join(str(error).split())[:160]}\n"
+            "way out: model.attention: eager, or another architecture"
+        ) from None
+
+
+def build_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
+    """fp32 weights from the config's own initialisation, drawn from torch's current generator."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+
+
+def load_model(directory: Path, dtype: Dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
+    """The model in a local directory, fp32 where `dtype` is None, in evaluation mode.
+
+    Raises:
+        UserError: there is no loadable model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype or torch.float32, attn_implementation=attention, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model loads from {directory}: {' '.join(str(error).split())[:300]}") from None
+    return model.eval()
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a local directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no tokenizer loads from {directory}: {' '.join(str(error).split())[:300]}"
+        ) from None
+
+
+def config_of(directory: Path) -> PretrainedConfig:
+    """The transformers config in a local directory."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(directory, local_files_only=True)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write a directory that AutoModelForCausalLM and AutoTokenizer load, and assert that its tensors are whole."""
+    from safetensors import safe_open
+
+    ids = special_ids(tokenizer)
+    for name, value in ids.items():
+        setattr(model.generation_config, name, value)
+    if positions := positions_of(model.config):
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    model.save_pretrained(directory)
+    copy_tokenizer(tokenizer, directory)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():
+                written = tuple(file.get_slice(key).get_shape())
+                assert written == shapes[key], f"{key} was written with shape {written}, not {shapes[key]}"
+
+
+def copy_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Save `tokenizer`; where it came from a directory, its tokenizer.json byte for byte.
+
+    transformers writes a post-processor into it, and then it would no longer be the file the tokens were made with.
+    """
+    tokenizer.save_pretrained(directory)
+    origin = Path(tokenizer.name_or_path) / "tokenizer.json"
+    if origin.is_file():
+        shutil.copyfile(origin, directory / "tokenizer.json")
+
+
+def load_weights(model: Any, weights: dict[str, Any]) -> None:
+    """Copy trained weights into `model` by name; what is tied to one of them follows.
+
+    Every name must be a parameter of the model.
+    """
+    _, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected, f"trained weights that the model does not have: {unexpected[:3]}"

@@ -1,0 +1,243 @@
+"""The language-model recipe: packed rows in, a sum of token losses out.
+
+Shapes: B rows, T positions, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from pipeline.data.packing import IGNORED, collate
+from pipeline.lm.config import Lora
+from pipeline.lm.lora import add_adapters
+from pipeline.run.activations import kept_bytes
+from pipeline.run.config import Training
+from pipeline.run.estimate import Size, moment_bytes
+from pipeline.run.launch import Launch
+from pipeline.run.plan import Batches
+from pipeline.train.optimizer import parameter_groups
+from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum
+
+
+class TokenLoss(nn.Module):
+    """A causal language model that returns the summed loss, so that every launcher wraps one plain forward."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids_BT: Tensor, labels_BT: Tensor, document_ids_BT: Tensor, position_ids_BT: Tensor
+    ) -> Tensor:
+        """The negative log-likelihood in nats, summed over labels that are not IGNORED; 0-d, fp32."""
+        mask = isolating_mask(document_ids_BT, self.model.config._attn_implementation, self.model.dtype)
+        output = self.model(
+            input_ids=input_ids_BT,
+            attention_mask=mask,
+            position_ids=position_ids_BT,
+            use_cache=False,
+            return_dict=True,
+        )
+        return summed_loss(output.logits, labels_BT)
+
+
+def isolating_mask(document_ids_BT: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
+    """A causal mask [B, 1, T, T] that lets a position see only its own document.
+
+    Given whole, transformers takes it as it is: it builds none of its own and asks the device nothing. Padding
+    (id -1) sees itself, so no row of the softmax is empty. sdpa takes booleans, eager an additive mask.
+    """
+    positions = document_ids_BT.shape[1]
+    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
+    causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=document_ids_BT.device).tril()
+    allowed = (same_BTT & causal_TT)[:, None]
+    if attention != "eager":
+        return allowed
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(dtype).min
+    )
+
+
+def summed_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Cross-entropy in nats summed over the labels that are not IGNORED; 0-d, fp32 whatever the logits are."""
+    return _SummedLoss.apply(logits_BTV.flatten(0, 1), labels_BT.flatten())
+
+
+class _SummedLoss(torch.autograd.Function):
+    """Cross-entropy a few rows at a time (N rows), so that no fp32 copy of all logits is ever made.
+
+    The logits are a training step's largest tensor. `F.cross_entropy` on fp32 logits keeps four more of their size;
+    this keeps the gradient, in the logits' own precision and made while a chunk's exponentials are in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+        """Where there is a gradient, it is softmax(logits) - one_hot(label) for each row, and 0 for IGNORED rows."""
+        rows = _rows_at_once(logits_NV)
+        counted_N1, targets_N1 = (labels_N != IGNORED)[:, None], labels_N.clamp(min=0)[:, None]
+        losses_N1 = logits_NV.new_empty(counted_N1.shape, dtype=torch.float32)
+        gradient_NV = torch.empty_like(logits_NV) if ctx.needs_input_grad[0] else None
+        for first in range(0, len(logits_NV), rows):
+            chunk = slice(first, first + rows)
+            logits, targets, counted = logits_NV[chunk], targets_N1[chunk], counted_N1[chunk]
+            shifted = logits.to(torch.float32, copy=True).sub_(logits.amax(1, keepdim=True))
+            picked = shifted.gather(1, targets)
+            exponentials = shifted.exp_()
+            sums = exponentials.sum(1, keepdim=True)
+            losses_N1[chunk] = torch.where(counted, sums.log() - picked, 0.0)
+            if gradient_NV is not None:
+                exponentials.mul_(torch.where(counted, 1 / sums, 0.0))
+                gradient_NV[chunk] = exponentials.scatter_add_(1, targets, -counted.float())
+        ctx.save_for_backward(gradient_NV)
+        return losses_N1.sum()
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient_NV,) = ctx.saved_tensors
+        return gradient_NV.mul_(upstream), None
+
+
+def _rows_at_once(logits_NV: Tensor) -> int:
+    """Rows whose fp32 logits stay in a CPU's cache (4 MB), or fill a GPU without filling its memory (256 MB)."""
+    entries = 2**20 if logits_NV.device.type == "cpu" else 2**26
+    return max(1, entries // logits_NV.shape[1])
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The repeated blocks of a decoder: its longest module list."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
+    """6 N + 12 L d T: forward and backward of the matrices and of the attention scores (arXiv:2204.02311, app. B).
+
+    N counts every parameter but the input embedding, unless it is tied to the output head.
+    """
+    embedding = model.get_input_embeddings().weight
+    tied = model.get_output_embeddings().weight is embedding
+    matrices = sum(p.numel() for p in model.parameters()) - (0 if tied else embedding.numel())
+    config = model.config
+    return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * sequence_length
+
+
+@dataclass
+class LanguageModel:
+    """Next-token training of one net on rows that hold several documents, each seen alone.
+
+    build: makes the net with the weights to start from; a peft model trains its adapters only.
+    """
+
+    training: Training
+    build: Callable[[], PreTrainedModel]
+    train: Split
+    held: Split | None
+    sequence_length: int
+    flops_per_sample: float = 0.0
+
+    turns = ema = ("model",)
+    zero_stages = (1, 2, 3)
+    unit = "tokens"
+
+    def __post_init__(self) -> None:
+        self.optimizers = {"model": self.training}
+        self.units_per_sample = self.sequence_length
+
+    def nets(self) -> dict[str, nn.Module]:
+        net = self.build()
+        self.flops_per_sample = flops_per_token(net, self.sequence_length) * self.sequence_length
+        if self.training.gradient_checkpointing:
+            net.gradient_checkpointing_enable({"use_reentrant": False})
+            net.enable_input_require_grads()
+        if self.training.torch_compile:
+            for layer in decoder_layers(net):
+                layer.compile()
+        return {"model": TokenLoss(net.train())}
+
+    def data(self) -> Split:
+        return self.train
+
+    def held_out(self) -> Split | None:
+        return self.held
+
+    def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
+        return collate(items)
+
+    def count(self, turn: str, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
+        return Loss(
+            nets["model"](batch["input_ids"], batch["labels"], batch["document_ids"], batch["position_ids"])
+        )
+
+    def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
+        total = self.loss("model", nets, batch, clock).total
+        return {"loss": Sum(float(total), self.count("model", batch))}
+
+    def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
+        """One continuation of the empty document a seed, as text ids in `out/SEED.npy`."""
+        from pipeline.lm.decoding import sample
+
+        net = nets["model"].model.eval()
+        start = [net.config.bos_token_id if net.config.bos_token_id is not None else net.config.eos_token_id]
+        for seed in seeds:
+            ids = sample(
+                net,
+                None,
+                start,
+                max_new_tokens=self.sequence_length - 1,
+                temperature=1.0,
+                top_p=1.0,
+                seed=seed,
+            )
+            np.save(out / f"{seed}.npy", np.asarray(ids, dtype=np.int64))
+        return {}
+
+
+def size_of(
+    config: PretrainedConfig,
+    training: Training,
+    sequence_length: int,
+    lora: Lora | None,
+    launch: Launch,
+    attention: str,
+) -> Size:
+    """What training a decoder of this config on this launcher holds and does; counted on an empty model."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size
+        total = sum(parameter.numel() for parameter in model.parameters())
+        net = add_adapters(model, lora) if lora else model
+    trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    moments = moment_bytes(parameter_groups(net, training))
+    shape = (Batches.derive(training, launch.num_processes).micro, sequence_length)
+    activations = _activations(TokenLoss(net), config, training, shape, launch.zero_stage is not None)
+    return Size(total + (trained if lora else 0), trained, moments, flops, activations)
+
+
+def _activations(
+    net: TokenLoss, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
+) -> float:
+    """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the logits beside that."""
+
+    def forward() -> Tensor:
+        rows_BT = torch.zeros(shape, dtype=torch.long)
+        return net.train()(rows_BT, rows_BT, rows_BT, rows_BT)
+
+    dtype = torch.bfloat16 if training.bf16 and zero else torch.float32
+    kept = kept_bytes([net], forward, dtype, autocast=training.bf16 and not zero)
+    positions, width = math.prod(shape), 2 if training.bf16 else 4
+    logits = positions * config.vocab_size * width
+    if training.gradient_checkpointing:  # a layer's input each, and one layer at a time with all it keeps
+        layers = config.num_hidden_layers
+        kept = logits + layers * positions * config.hidden_size * width + (kept - logits) / layers
+    return kept + logits

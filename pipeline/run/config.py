@@ -1,0 +1,248 @@
+"""YAML recipe + `section.key=value` overrides -> one frozen, validated config, and the part of it that is identity."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.run.errors import UserError, nearest
+
+
+class Section(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Schema = type[Section] | Callable[[dict[str, Any]], type[Section]]
+
+
+def what(default: Any, description: str, **limits: Any) -> Any:
+    """A field that says *what* is made: part of the identity of every artifact made from it."""
+    return Field(default, description=description, **limits)
+
+
+def how(default: Any, description: str, **limits: Any) -> Any:
+    """A field that says *how* it is made (devices, logging, paths): never part of the identity."""
+    return Field(default, description=description, json_schema_extra={"how": True}, **limits)
+
+
+def identity(section: Section) -> dict[str, Any]:
+    """The settings of `section` that decide what is made, as plain JSON data; `how` fields are left out."""
+    kept = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if (field.json_schema_extra or {}).get("how"):
+            continue
+        kept[name] = identity(value) if isinstance(value, Section) else _plain(value)
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=_dump))
+
+
+def _dump(value: Any) -> Any:
+    return identity(value) if isinstance(value, Section) else str(value)
+
+
+class Run(Section):
+    """How and where a recipe runs. Nothing here changes what is made."""
+
+    output_dir: Path = how(..., "directory that holds every artifact, checkpoint and log of this recipe")
+    launch: Path | None = how(None, "accelerate launch file; none: the one that fits this machine")
+    num_processes: int | None = how(None, "training processes; none: every GPU, or 2 without one", ge=1)
+    logging_steps: int = how(10, "optimizer steps between two lines of metrics.jsonl", ge=1)
+    eval_steps: int = how(0, "optimizer steps between two held-out evaluations; 0: only at the end", ge=0)
+    eval_samples: int = how(128, "held-out samples of each evaluation during training; 0: all", ge=0)
+    sample_steps: int = how(0, "optimizer steps between two drawings of samples; 0: never", ge=0)
+    sample_count: int = how(64, "samples of each drawing; sample i has seed i", ge=1)
+    save_steps: int = how(100, "optimizer steps between two checkpoints", ge=1)
+    save_total_limit: int = how(
+        2, "checkpoints kept; the oldest are pruned after a new one is published", ge=1
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = how(
+        (), "trackers fed beside metrics.jsonl"
+    )
+    threads: int | None = how(None, "CPU threads a process; none: cores divided by processes", ge=1)
+
+
+class Optimizer(Section):
+    """One net's update rule, with Hugging Face's names."""
+
+    optim: Literal["adamw", "muon"] = what(
+        "adamw", "update rule; muon: hidden matrices by Muon, the rest by AdamW"
+    )
+    learning_rate: float = what(..., "peak learning rate of AdamW", gt=0)
+    muon_learning_rate: float = what(
+        0.02, "peak learning rate of Muon's matrices, spectral norm a step", gt=0
+    )
+    muon_momentum: float = what(0.95, "Muon's momentum", ge=0, lt=1)
+    adam_beta1: float = what(0.9, "AdamW's decay of the first moment", ge=0, lt=1)
+    adam_beta2: float = what(0.95, "AdamW's decay of the second moment", ge=0, lt=1)
+    adam_epsilon: float = what(1e-8, "AdamW's denominator floor", gt=0)
+    weight_decay: float = what(0.0, "decoupled weight decay of matrices; vectors have none", ge=0)
+    max_grad_norm: float = what(1.0, "gradients are scaled down to this global L2 norm; 0: never", ge=0)
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "wsd"] = what(
+        "cosine", "shape after the warm-up"
+    )
+    warmup_steps: int | float = what(
+        0, "optimizer steps of linear warm-up; below 1: a share of max_steps", ge=0
+    )
+    decay_steps: int | float = what(
+        0, "wsd only: optimizer steps of the final linear decay; below 1: a share of max_steps", ge=0
+    )
+    min_lr_ratio: float = what(0.0, "learning rate at the last step over the peak", ge=0, le=1)
+
+
+class Loop(Section):
+    """How long and on how much one training stage trains, whatever its nets."""
+
+    max_steps: int = what(..., "optimizer steps", ge=1)
+    train_batch_size: int = what(..., "samples an optimizer step, over all processes and micro-batches", ge=1)
+    per_device_train_batch_size: int = how(
+        8, "samples a micro-batch on one process; accumulation is derived", ge=1
+    )
+    per_device_eval_batch_size: int = how(16, "samples an evaluation batch on one process", ge=1)
+    bf16: bool = what(True, "bfloat16 compute with fp32 master weights; false: fp32 throughout")
+    gradient_checkpointing: bool = how(False, "recompute activations in the backward pass")
+    torch_compile: bool = how(False, "compile the repeated layers")
+    ema_decay: float = what(0.0, "decay of the fp32 shadow of the weights, a step; 0: no shadow", ge=0, lt=1)
+    seed: int = what(0, "seed of weights, order, dropout and noise", ge=0)
+
+
+class Training(Loop, Optimizer):
+    """A training stage with one net: the loop and that net's optimizer."""
+
+
+def load(schema: Schema, path: Path, overrides: list[str]) -> Any:
+    """Read the YAML at `path`, apply `section.key=value` overrides and validate against `schema`.
+
+    schema: or the function that chooses it by the settings, where they are of more than one kind.
+
+    Raises:
+        UserError: the file is missing or no YAML mapping; an override has no `=`; a key is unknown (the
+            nearest is named) or a value does not fit (file and line are named).
+    """
+    text, tree = read_yaml(path)
+    for override in overrides:
+        _apply(tree, override)
+    schema = schema if isinstance(schema, type) else schema(tree)
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, schema, path, text, overrides)) from None
+
+
+def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a recipe and the mapping in it.
+
+    Raises:
+        UserError: missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        text = Path(path).read_text()
+        tree = yaml.load(text, _Loader)
+    except FileNotFoundError:
+        raise UserError(
+            f"no recipe at {path}\nexpected: a YAML file such as recipes/llm/quickstart.yaml"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no sections\nexpected: a mapping such as `run:` and `model:`")
+    return text, tree
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which by itself keeps the last of two equal keys and drops the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for name, _ in node.value:
+            line = name.start_mark.line + 1
+            if seen.setdefault(name.value, line) != line:
+                raise yaml.YAMLError(
+                    f"line {line} says {name.value!r} again, first said in line {seen[name.value]}"
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(
+            f"override {override!r} has no value\nexpected: section.key=value, such as pretrain.max_steps=10"
+        )
+    *parents, last = dotted.split(".")
+    for name in parents:
+        child = tree.get(name)
+        tree[name] = child = dict(child) if isinstance(child, dict) else {}
+        tree = child
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
+
+
+def _explain(
+    error: ValidationError, schema: type[Section], path: Path, text: str, overrides: list[str]
+) -> str:
+    """At most five lines for the first thing that is wrong."""
+    # A misspelt required key is both unknown and missing: the misspelling is what helps.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    keys = [str(part) for part in first["loc"]]
+    dotted = ".".join(keys)
+    given = any(override.startswith((dotted + "=", dotted + ".")) for override in overrides)
+    where = "the command line" if given else f"{path}{_line(text, keys)}"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {dotted!r} in {where}\n{nearest(keys[-1], _keys_at(schema, keys[:-1]))}"
+    if first["type"] == "missing":
+        return f"{path} lacks {dotted!r}: {_description(schema, keys)}"
+    return f"{dotted} = {first['input']!r} in {where}\n{first['msg']}\nmeaning: {_description(schema, keys)}"
+
+
+def _line(text: str, keys: list[str]) -> str:
+    """`:LINE` of the deepest of `keys` that the YAML text holds."""
+    node, line = yaml.compose(text), None
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = [(name, value) for name, value in node.value if name.value == key]
+        if not found:
+            break
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return f":{line}" if line else ""
+
+
+def _section_at(schema: type[BaseModel], keys: list[str]) -> type[BaseModel] | None:
+    for key in keys:
+        field = schema.model_fields.get(key) if schema else None
+        schema = next((t for t in _types(field.annotation) if _is_section(t)), None) if field else None
+    return schema
+
+
+def _types(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__args__", ()) or (annotation,)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _keys_at(schema: type[BaseModel], keys: list[str]) -> list[str]:
+    section = _section_at(schema, keys)
+    return list(section.model_fields) if section else []
+
+
+def _description(schema: type[BaseModel], keys: list[str]) -> str:
+    section = _section_at(schema, keys[:-1])
+    field = section.model_fields.get(keys[-1]) if section and keys else None
+    return (
+        (field.description or "see the recipe's own comments") if field else "see the recipe's own comments"
+    )

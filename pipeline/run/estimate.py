@@ -1,0 +1,180 @@
+"""`headwater plan`: what a recipe will do and need, before anything is loaded: decisions, memory, time, disk.
+
+Formulas, for P parameters of which t are trained, over W processes: ZeRO (arXiv:1910.02054) for weights, gradients and
+optimizer state; activations are what autograd keeps of one micro-batch, counted on an empty model. The process itself,
+its libraries and the allocator's slack come on top: 0.4 GB and, on a CPU, up to half of the activations.
+"""
+
+import importlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.run.config import Loop
+from pipeline.run.launch import Launch, read_launch
+from pipeline.run.plan import Batches
+from pipeline.run.stage import Stage, check_all, decisions
+
+GPU_FLOPS = 400e12  # assumed of one GPU when planning for GPUs elsewhere: half the matmul rate of an H200
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a training stage holds and does.
+
+    parameters, trained: counts; moments: bytes of the optimizers' moments; flops: of one optimizer step, 0 where not
+    known; activations: bytes of one micro-batch on one process.
+    """
+
+    parameters: int
+    trained: int
+    moments: int
+    flops: float
+    activations: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one process."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def moment_bytes(groups: list[dict[str, Any]]) -> int:
+    """fp32 moments of parameter groups: one of a matrix that Muon updates, two of what AdamW does."""
+    return sum((4 if group["use_muon"] else 8) * p.numel() for group in groups for p in group["params"])
+
+
+def memory(size: Size, training: Loop, launch: Launch) -> Memory:
+    """The estimate for one process; bf16 weights with fp32 masters under ZeRO, fp32 weights without."""
+    processes, stage = launch.num_processes, launch.zero_stage or 0
+    compute = 2 if training.bf16 and stage else 4
+    copies = (4 if stage else 0) + (4 if training.ema_decay else 0)
+    return Memory(
+        weights=size.parameters * compute / (processes if stage == 3 else 1),
+        gradients=size.trained * compute / (processes if stage >= 2 else 1),
+        optimizer=(size.trained * copies + size.moments) / (processes if stage else 1),
+        activations=size.activations,
+    )
+
+
+def disk(size: Size, keep: int) -> float:
+    """Bytes of checkpoints, one being written included, and of the artifact."""
+    return 12 * size.trained * (keep + 1) + 4 * size.parameters
+
+
+def plan(config: Any, stages: tuple[Stage, ...]) -> str:
+    """The plan as text.
+
+    Raises:
+        UserError: whatever the run would refuse.
+    """
+    found = decisions(config, stages)
+    check_all(config, stages, found)
+    launch = read_launch(config.run)
+    lines = [f"{stage.name:12} {found[stage.name].action:11} {found[stage.name].reason}" for stage in stages]
+    for stage in stages:
+        if stage.launched:
+            lines += ["", *_training_lines(config, stage, launch)]
+    free = shutil.disk_usage(_existing(Path(config.run.output_dir))).free
+    return "\n".join([*lines, "", f"free disk at {config.run.output_dir}: {_bytes(free)}"])
+
+
+def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
+    training: Loop = getattr(config, stage.name)
+    size = importlib.import_module(stage.module).estimate(config)
+    batches = Batches.derive(training, launch.num_processes)
+    title = f"{stage.name}: {launch.path.name}, {launch.num_processes} processes"
+    shape = f"{launch.num_processes} processes x {batches.micro} x {batches.accumulation} accumulated"
+    cut = f"  a step: {training.train_batch_size} samples = {shape}"
+    if size is None:
+        return [
+            title,
+            cut,
+            "  memory: known once the base weights are here",
+        ]
+    need = memory(size, training, launch)
+    return [
+        title,
+        cut,
+        f"  parameters: {size.parameters:,}, trained {size.trained:,}",
+        f"  memory a process: {_bytes(need.total)} = {_parts(need)}",
+        *_compute_lines(training, size, launch),
+        f"  disk: {_bytes(disk(size, config.run.save_total_limit))} for checkpoints and weights",
+    ]
+
+
+def _compute_lines(training: Loop, size: Size, launch: Launch) -> list[str]:
+    if not size.flops:
+        return []
+    flops = training.max_steps * size.flops
+    rate, assumption = _rate(launch)
+    return [
+        f"  compute: {flops:.3g} FLOPs in {training.max_steps:,} steps",
+        f"  time: about {_duration(flops / (launch.num_processes * rate))} {assumption}",
+    ]
+
+
+def _parts(need: Memory) -> str:
+    return " + ".join(f"{name} {_bytes(value)}" for name, value in vars(need).items())
+
+
+def _rate(launch: Launch) -> tuple[float, str]:
+    """FLOP/s of one process that `time` assumes, and the words for it."""
+    if _has_gpu() or launch.num_processes > len(os.sched_getaffinity(0)):
+        return GPU_FLOPS, f"at an assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s a GPU"
+    return measured_matmul_rate() / 2, "at half of the matmul rate measured here just now"
+
+
+def measured_matmul_rate(seconds: float = 0.3) -> float:
+    """bf16 FLOP/s of one thread of this CPU in a square matrix product."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    left, right = (torch.randn(512, 512, dtype=torch.bfloat16) for _ in range(2))
+    left @ right
+    started, rounds = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        left @ right
+        rounds += 1
+    spent = time.perf_counter() - started
+    torch.set_num_threads(threads)
+    return rounds * 2 * 512**3 / spent
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,62 @@
+"""What can be refused or derived before a process group, a weight or a file: batches, rates, memory."""
+
+from dataclasses import dataclass
+
+from pipeline.run.config import Loop, Optimizer
+from pipeline.run.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How an optimizer step's samples are cut: `micro` samples a process, `accumulation` times."""
+
+    micro: int
+    accumulation: int
+
+    @classmethod
+    def derive(cls, training: Loop, world_size: int) -> "Batches":
+        """Cut `train_batch_size` into equal micro-batches of at most `per_device_train_batch_size`.
+
+        Raises:
+            UserError: the samples of a step do not divide over the processes and micro-batches.
+        """
+        total = training.train_batch_size
+        share, rest = divmod(total, world_size)
+        if rest or not share:
+            raise UserError(
+                f"train_batch_size {total} does not divide over {world_size} processes\n"
+                f"nearest: {max(1, round(total / world_size)) * world_size}, or another num_processes"
+            )
+        micro = min(training.per_device_train_batch_size, share)
+        if share % micro:
+            fits = max(size for size in range(1, micro + 1) if share % size == 0)
+            raise UserError(
+                f"per_device_train_batch_size {micro} does not divide the {share} samples a process has of "
+                f"train_batch_size {total}\nnearest: {fits}"
+            )
+        return cls(micro, share // micro)
+
+
+def check_optimizer(optimizer: Optimizer, max_steps: int) -> None:
+    """Raises UserError for settings that cannot be honoured: on every launcher alike, or within `max_steps`."""
+    if optimizer.optim == "muon" and optimizer.max_grad_norm:
+        raise UserError(
+            "optim: muon with max_grad_norm: its updates have a fixed norm, and ZeRO forms them before clipping\n"
+            "way out: max_grad_norm: 0"
+        )
+    warmup, decay = steps_of(optimizer.warmup_steps, max_steps), steps_of(optimizer.decay_steps, max_steps)
+    if warmup + decay > max_steps:
+        raise UserError(
+            f"warmup_steps {warmup} and decay_steps {decay} do not fit into max_steps {max_steps}\n"
+            "way out: fewer, or shares of max_steps such as warmup_steps: 0.03"
+        )
+    if decay and optimizer.lr_scheduler_type != "wsd":
+        raise UserError(
+            f"decay_steps {decay} with lr_scheduler_type: {optimizer.lr_scheduler_type}, which decays from the "
+            "warm-up on\nway out: lr_scheduler_type: wsd, or no decay_steps"
+        )
+
+
+def steps_of(length: int | float, max_steps: int) -> int:
+    """`length` in optimizer steps: as it is, or below 1 a share of `max_steps`."""
+    return round(length * max_steps) if length < 1 else round(length)

@@ -1,0 +1,253 @@
+"""Running one stage: decide, verify its inputs, run it, publish. A chain of idempotent stages needs no engine."""
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, TextIO
+
+from pipeline.run import artifact, provenance
+from pipeline.run.artifact import Artifact, Decision
+from pipeline.run.config import load, read_yaml
+from pipeline.run.errors import UserError, nearest
+from pipeline.run.files import write_json
+from pipeline.run.supervise import claim, follow_launcher
+from pipeline.run.terminal import divert, report_error
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe.
+
+    module: holds `check(config)` and `run(context) -> metrics`; identity: the settings that decide its output;
+    inputs: upstream stages; launched: trains on all processes, through `accelerate launch`; view: only shows its
+    inputs, so that it is made again, and nobody is asked, where they are others.
+    """
+
+    name: str
+    module: str
+    identity: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+    launched: bool = False
+    view: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's `run` is given.
+
+    inputs: upstream stage -> its published, verified directory; out: an empty directory, published by rename when
+    `run` returns; checkpoints: a directory that survives an interruption; logs: for metrics.jsonl and log files;
+    terminal: for progress; made: facts on how it was made (speeds, memory), which no digest covers.
+    """
+
+    config: Any
+    stage: Stage
+    inputs: dict[str, Path]
+    out: Path
+    checkpoints: Path
+    logs: Path
+    terminal: TextIO
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...]]:
+    """The validated config at `path` and its stages in order; the family is the YAML's `recipe`.
+
+    Raises:
+        UserError: no such family, or whatever pipeline.run.config.load refuses.
+    """
+    family = family_of(path)
+    config = load(family.CONFIG, path, overrides)
+    return config, family.stages(config)
+
+
+def family_of(path: Path) -> ModuleType:
+    _, tree = read_yaml(path)
+    name = tree.get("recipe")
+    root = Path(__file__).parents[2] / "recipes"
+    families = sorted({child.parent.name for child in root.glob("*/*.yaml")})
+    if name not in families:
+        raise UserError(f"recipe: {name!r} in {path} names no family\n{nearest(str(name), families)}")
+    return importlib.import_module(f"recipes.{name}")
+
+
+def directory_of(config: Any, stage: str) -> Path:
+    return Path(config.run.output_dir) / stage
+
+
+def checkpoints_of(config: Any, stage: str) -> Path:
+    return Path(config.run.output_dir) / "checkpoints" / stage
+
+
+def decisions(
+    config: Any, stages: tuple[Stage, ...], discarded: frozenset[str] = frozenset()
+) -> dict[str, Decision]:
+    """What running each stage would do now; a stage behind one that is still to be made is decided again then.
+
+    discarded: stages taken as not there.
+    """
+    digests: dict[str, str | None] = {}
+    found: dict[str, Decision] = {}
+    for stage in stages:
+        if stage.name in discarded:
+            found[stage.name], digests[stage.name] = Decision("run", "discarded by --replace"), None
+            continue
+        made = directory_of(config, stage.name)
+        inputs = {name: digests[name] for name in stage.inputs}
+        decision = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
+        if stage.view and decision.action == "conflict":
+            decision = Decision("run", f"to be shown anew: {decision.reason}")
+        found[stage.name] = decision
+        published = artifact.read(made)
+        digests[stage.name] = (
+            published.digest if published and found[stage.name].action == "up to date" else None
+        )
+    return found
+
+
+def check_all(config: Any, stages: tuple[Stage, ...], found: dict[str, Decision]) -> None:
+    """Everything that can be refused, refused before any stage runs: conflicts, permissions, each stage's own check."""
+    refuse_conflicts(found)
+    check_writable(Path(config.run.output_dir))
+    for stage in stages:
+        if found[stage.name].action != "up to date":
+            importlib.import_module(stage.module).check(config)
+
+
+def refuse_conflicts(found: dict[str, Decision]) -> None:
+    for name, decision in found.items():
+        if decision.action == "conflict":
+            raise UserError(
+                f"{name} is there but differs: {decision.reason[:600]}\n"
+                f"way out: another run.output_dir, or `--replace {name}` to discard it and what was made from it"
+            )
+
+
+def check_writable(directory: Path) -> None:
+    """Raises UserError where the nearest existing parent of `directory` does not let us write."""
+    parent = directory.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"run.output_dir {directory}: {parent} is a file\nway out: run.output_dir=DIRECTORY")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"no permission to write in {parent}\nway out: run.output_dir=DIRECTORY that is yours"
+        )
+
+
+def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: TextIO) -> Artifact | None:
+    """Run one stage on this process and publish it; None on the processes beside process 0.
+
+    Raises:
+        UserError: an upstream artifact is missing or damaged, the stage's own check refuses, or another process
+            is making it.
+    """
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    made = directory_of(config, stage.name)
+    with claim(made.parent / ".partial" / f"{stage.name}.lock", str(made)) if is_main else nullcontext():
+        description = _make(config, stage, terminal, is_main)
+        if stage.view and is_main:
+            artifact.discard(made)
+        return artifact.publish(made.parent / ".partial" / stage.name, made, description) if is_main else None
+
+
+def _make(config: Any, stage: Stage, terminal: TextIO, is_main: bool) -> dict[str, Any]:
+    """Fill the staged directory; returns what the manifest will say."""
+    inputs = {name: _verified(config, name, stage) for name in stage.inputs}
+    module = importlib.import_module(stage.module)
+    module.check(config)
+    output = Path(config.run.output_dir)
+    staged, checkpoints = output / ".partial" / stage.name, checkpoints_of(config, stage.name)
+    if is_main:
+        _reserve(staged, checkpoints, stage, inputs)
+    directories = {name: made.path for name, made in inputs.items()}
+    context = Context(config, stage, directories, staged, checkpoints, output / "logs", terminal)
+    started, facts = time.time(), provenance.facts()
+    metrics = module.run(context)
+    return {
+        "stage": stage.name,
+        "identity": stage.identity,
+        "inputs": {name: {"path": f"../{name}", "digest": made.digest} for name, made in inputs.items()},
+        "metrics": metrics,
+        "config": json.loads(config.model_dump_json()),
+        "made": {**facts, **provenance.spent(started), **context.made},
+    }
+
+
+def _verified(config: Any, name: str, stage: Stage) -> Artifact:
+    directory = directory_of(config, name)
+    made = artifact.read(directory)
+    if made is None:
+        raise UserError(
+            f"{stage.name} needs {name}, and {directory} is not there\nway out: `headwater run` makes it first"
+        )
+    wrong = artifact.damage(made)
+    if wrong:
+        raise UserError(f"{wrong}\nway out: `headwater run RECIPE --replace {name}`")
+    return made
+
+
+def _reserve(staged: Path, checkpoints: Path, stage: Stage, inputs: dict[str, Artifact]) -> None:
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    if stage.launched:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        started = {"identity": stage.identity, "inputs": {name: made.digest for name, made in inputs.items()}}
+        write_json(checkpoints / "identity.json", started)
+
+
+def main(name: str) -> None:
+    """`python -m MODULE recipe.yaml [section.key=value ...]`: one stage alone, on any launcher. Exits 0, 1, 2 or 3."""
+    leave(run_alone(name, sys.argv[1:]))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`; a launched one without the interpreter's teardown.
+
+    A thread of Gloo may still hold the tensors of the last collective. Where it lets go of them while the interpreter
+    ends, the process aborts and the launcher stops the others, though all are done: seen at 3 ends of 16 on a busy
+    machine (torch 2.13), and at none of 24 since. It can go with Python 3.14, which keeps such a thread waiting.
+    """
+    if "RANK" not in os.environ:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run_alone(name: str, arguments: list[str]) -> int:
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: python -m MODULE recipe.yaml [section.key=value ...]  (stage {name})", file=sys.stderr)
+        return 2
+    logs, errors = None, os.dup(2)
+    if "RANK" in os.environ:
+        follow_launcher()
+    try:
+        config, stages = open_recipe(Path(arguments[0]), arguments[1:])
+        stage = next((stage for stage in stages if stage.name == name), None)
+        if stage is None:
+            raise UserError(
+                f"{arguments[0]} has no stage {name}\nit has: {', '.join(s.name for s in stages)}"
+            )
+        found = {name: decisions(config, stages)[name]}
+        refuse_conflicts(found)
+        check_writable(Path(config.run.output_dir))
+        if found[name].action == "up to date":
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"{name}: up to date")
+            return 0
+        logs = Path(config.run.output_dir) / "logs"
+        terminal = divert(logs / f"{name}.log")
+        execute(config, stages, stage, terminal)
+        return 0
+    except Exception as error:
+        os.dup2(errors, 2)  # back from the log to where whoever ran this looks
+        return report_error(error, logs, name)

@@ -1,0 +1,89 @@
+"""One process, or DDP over several."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.run.config import Loop, Optimizer
+from pipeline.train.engine.interface import OPTIMIZER_STATE, NonFinite, optimizer_of, set_rates, trainable_of
+from pipeline.train.engine.runtime import Runtime
+
+# DDP's reducer must not be freed while gloo's thread still holds its last tensor: each then waits for the other.
+# Programs end by `stage.leave`, which frees nothing.
+_DDP_OF_THIS_PROCESS: list[nn.Module] = []
+
+
+class PlainEngine:
+    """One process, or DDP over several: fp32 weights, bf16 by autocast."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: list[dict],
+        optimizer: Optimizer,
+        training: Loop,
+        runtime: Runtime,
+    ):
+        self.module = module
+        self.forward = nn.parallel.DistributedDataParallel(module) if runtime.world_size > 1 else module
+        if self.forward is not module:
+            _DDP_OF_THIS_PROCESS.append(self.forward)
+        self.trainable = trainable_of(module)
+        self.optimizer = optimizer_of(groups, optimizer.optim)
+        self.max_norm = optimizer.max_grad_norm or math.inf
+        self.autocast = training.bf16
+        self.device = runtime.device.type
+
+    def learns(self, learning: bool) -> None:
+        for _, parameter in self.trainable:
+            parameter.requires_grad_(learning)
+
+    def precision(self) -> AbstractContextManager:
+        return torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext()
+
+    def opens(self, last: bool) -> None:
+        if self.forward is not self.module:
+            self.forward.require_backward_grad_sync = last  # read by DDP's forward
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        loss.backward()
+
+    def update(self, factor: float) -> float:
+        parameters = [parameter for _, parameter in self.trainable]
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm, foreach=True).item()
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise NonFinite(f"the gradient norm is {norm}")
+        set_rates(self.optimizer, factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def masters(self) -> list[Tensor]:
+        return [parameter for _, parameter in self.trainable]
+
+    def refresh(self) -> None:
+        """The masters are the weights."""
+
+    def state(self, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.trainable:
+            for kind in names:
+                if kind == "weight":
+                    yield f"weight/{name}", parameter.detach()
+                elif kind in self.optimizer.state[parameter]:
+                    yield f"{kind}/{name}", self.optimizer.state[parameter][kind]
+
+    @torch.no_grad()
+    def load(self, read: Callable[[str], Tensor], steps: int) -> None:
+        owners = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        for name, parameter in self.trainable:
+            parameter.copy_(read(f"weight/{name}"))
+            kinds = OPTIMIZER_STATE["muon" if owners[id(parameter)]["use_muon"] else "adamw"]
+            # Laid out as the parameter is (channels last, say): the fused update walks both in memory order.
+            state = {kind: torch.empty_like(parameter).copy_(read(f"{kind}/{name}")) for kind in kinds}
+            if "exp_avg" in state:
+                state["step"] = torch.tensor(float(steps), device=parameter.device)
+            self.optimizer.state[parameter] = state

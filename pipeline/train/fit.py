@@ -1,0 +1,144 @@
+"""What happens around the loop: resume, log, evaluate held-out samples, save, stop when asked."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.run.errors import Interrupted, UserError
+from pipeline.run.stage import Context
+from pipeline.train import checkpoint
+from pipeline.train.drawing import Drawings, alarms
+from pipeline.train.engine import NonFinite, Runtime
+from pipeline.train.loop import StepInfo, Trainer, evaluate, steps
+from pipeline.train.progress import Bar, Log, Meter
+from pipeline.train.recipe import Recipe, Split, Sum
+
+
+def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
+    """Train `recipe` to its last step, resuming from the newest checkpoint that verifies.
+
+    Raises:
+        UserError: the launcher's ZeRO stage is not one the recipe is tested under; no checkpoint verifies.
+        NonFinite: the loss or a gradient; the message names the checkpoint that a later run resumes from.
+        Interrupted: a signal asked to stop; a checkpoint was written first.
+    """
+    check_zero_stage(recipe.zero_stages, runtime.zero_stage)
+    trainer = Trainer(recipe, runtime)
+    start = _resume(trainer, context)
+    run = context.config.run
+    log = Log.open(context.logs, context.stage.name, start, run.trackers, context.config, runtime)
+    drawings = Drawings(context.logs, context.stage.name, start, trainer)
+    meter, bar = Meter(recipe, runtime.world_size), Bar(context, recipe, start)
+    try:
+        with listening() as stop_asked:
+            for info in steps(trainer, start, stop_asked):
+                _after(info, trainer, context, log, meter, bar, drawings)
+        last = recipe.training.max_steps
+        log.write(last, held_out_means(trainer, run.eval_samples, last))
+    except NonFinite as error:
+        raise NonFinite(f"{error}; {_last(context)}") from None
+    finally:
+        bar.close()
+        log.close()
+    context.made.update(meter.summary(), launcher=runtime.describe(), world_size=runtime.world_size)
+    return trainer
+
+
+def _after(
+    info: StepInfo, trainer: Trainer, context: Context, log: Log, meter: Meter, bar: Bar, drawings: Drawings
+) -> None:
+    """What is due after one step: a line in the log, held-out figures, samples, a checkpoint."""
+    run, done = context.config.run, info.step == trainer.training.max_steps
+    meter.add(info)
+    if done or info.step % run.logging_steps == 0:
+        log.write(info.step, figures := meter.take(info))
+        bar.show(info.step, figures)
+    if run.eval_steps and info.step % run.eval_steps == 0 and not done:
+        log.write(info.step, held_out_means(trainer, run.eval_samples, info.step))
+        meter.pause()
+    if run.sample_steps and (done or info.step % run.sample_steps == 0):
+        log.write(info.step, figures := drawings.draw(info.step, run.sample_count))
+        for alarm in alarms(figures):
+            context.terminal.write(f"warning: step {info.step}: {alarm}\n")
+        meter.pause()
+    if done or info.stop or info.step % run.save_steps == 0:
+        _save(trainer, context, info)
+        meter.pause()
+    if info.stop and not done:
+        raise Interrupted(f"stopped on request after step {info.step}; the same command resumes there")
+
+
+def check_zero_stage(tested: tuple[int, ...], stage: int | None) -> None:
+    """Raises UserError for a ZeRO stage that the recipe does not declare."""
+    if stage and stage not in tested:
+        names = " or ".join(f"launch/zero{number}.yaml" for number in tested)
+        raise UserError(
+            f"this recipe is not tested under ZeRO-{stage}\nway out: --launch {names} or launch/ddp.yaml"
+        )
+
+
+def held_out_means(trainer: Trainer, samples: int, step: int) -> dict[str, float]:
+    """`eval_` means over the first `samples` held-out samples (0: all of them)."""
+    split = trainer.recipe.held_out()
+    if split is None:
+        return {}
+    figures: dict[str, Sum] = evaluate(
+        trainer, First(split, min(samples or split.length, split.length)), step
+    )
+    return {f"eval_{name}": figure.mean for name, figure in figures.items()}
+
+
+@dataclass(frozen=True)
+class First:
+    """The first `length` samples of a split."""
+
+    split: Split
+    length: int
+
+    def item(self, index: int) -> dict[str, Any]:
+        return self.split.item(index)
+
+
+def _resume(trainer: Trainer, context: Context) -> int:
+    """Restore the newest checkpoint that verifies; return the updates already done."""
+    found, damages = checkpoint.newest(context.checkpoints, trainer.runtime)
+    for damaged in damages:
+        context.terminal.write(f"warning: {damaged}; falling back to {found.name if found else 'nothing'}\n")
+    if found is None:
+        return 0
+    reader = checkpoint.Reader(found)
+    trainer.load(reader, reader.step)
+    context.terminal.write(f"{context.stage.name}: resuming after step {reader.step}\n")
+    return reader.step
+
+
+def _save(trainer: Trainer, context: Context, info: StepInfo) -> None:
+    started = time.perf_counter()
+    progress = {"samples": info.samples}
+    keep = context.config.run.save_total_limit
+    checkpoint.save(context.checkpoints, info.step, trainer.tensors(), progress, keep, trainer.runtime)
+    spent = context.made.get("checkpoint_seconds", 0.0) + time.perf_counter() - started
+    context.made["checkpoint_seconds"] = round(spent, 3)
+
+
+def _last(context: Context) -> str:
+    published = checkpoint.published(context.checkpoints)
+    return f"the last checkpoint is {published[-1]}" if published else "no checkpoint was written yet"
+
+
+@contextmanager
+def listening() -> Iterator[Callable[[], bool]]:
+    """Within, a function that says whether SIGTERM, SIGINT or SIGUSR1 (Slurm's notice) has arrived."""
+    arrived: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received, frame: arrived.append(received))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    }
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,233 @@
+"""The one training loop: a generator of optimizer steps that knows no recipe by name.
+
+Follow a batch: `_micro_batches` takes samples by global index, `_turn` sums a recipe's loss over them and its engine
+updates one net. `fit` (in fit.py) consumes what `steps` yields: it logs, evaluates and saves.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.run.plan import Batches
+from pipeline.train.ema import Ema
+from pipeline.train.engine import Engine, NonFinite, Runtime, build_engine
+from pipeline.train.recipe import Batch, Clock, Recipe, Split, Sum, derived_seed
+from pipeline.train.schedule import learning_rate_factor
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one optimizer step did; every figure is global.
+
+    step: updates done, this one included; samples: samples seen since the run's beginning; sums: for each
+    `turn/part` of the loss its (sum, count); gradient_norms: of each turn's net, before clipping, None where the
+    engine cannot know it; learning_rates: AdamW's, a turn; stop: a process was asked to stop.
+    """
+
+    step: int
+    samples: int
+    sums: dict[str, Sum]
+    gradient_norms: dict[str, float | None]
+    learning_rates: dict[str, float]
+    stop: bool
+
+
+class Trainer:
+    """The nets of a recipe on this launcher: an engine for each turn's, an EMA where asked; the rest are frozen."""
+
+    def __init__(self, recipe: Recipe, runtime: Runtime):
+        self.recipe, self.runtime, self.training = recipe, runtime, recipe.training
+        self.batches = Batches.derive(recipe.training, runtime.world_size)
+        torch.manual_seed(derived_seed(self.training.seed, "weights"))
+        nets = recipe.nets()
+        self.engines: dict[str, Engine] = {
+            turn: build_engine(nets[turn], recipe.optimizers[turn], self.training, self.batches, runtime)
+            for turn in recipe.turns
+        }
+        self.frozen = {name: _frozen(net, runtime) for name, net in nets.items() if name not in recipe.turns}
+        decay = self.training.ema_decay
+        self.emas = {turn: Ema(self.engines[turn].masters(), decay) for turn in recipe.ema if decay}
+
+    def nets(self, learning: str | None = None) -> dict[str, nn.Module]:
+        """The nets by name; the one that learns is the module whose forward feeds its engine's gradients."""
+        learnt = {turn: e.forward if turn == learning else e.module for turn, e in self.engines.items()}
+        return self.frozen | learnt
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything a checkpoint holds, whole and by name; every process must exhaust it."""
+        for turn, engine in self.engines.items():
+            for key, tensor in engine.state(("weight", "exp_avg", "exp_avg_sq", "momentum_buffer")):
+                yield f"{turn}/{key}", tensor
+            for name, buffer in engine.module.named_buffers():
+                yield f"{turn}/buffer/{name}", buffer
+            if turn in self.emas:
+                yield from self._shadows(turn)
+
+    def _shadows(self, turn: str) -> Iterator[tuple[str, Tensor]]:
+        with self.emas[turn].swapped():
+            for key, tensor in self.engines[turn].state(("weight",)):
+                yield f"{turn}/ema/{key.removeprefix('weight/')}", tensor
+
+    def load(self, read, step: int) -> None:
+        """Restore what `tensors` gave, through `read(key)`, as it was after `step` updates."""
+        for turn, engine in self.engines.items():
+            if turn in self.emas:  # shadows first: they pass through the masters
+                engine.load(lambda key, turn=turn: _shadow_or_state(read, turn, key), step)
+                self.emas[turn] = Ema(engine.masters(), self.training.ema_decay)
+            engine.load(lambda key, turn=turn: read(f"{turn}/{key}"), step)
+            for name, buffer in engine.module.named_buffers():
+                buffer.copy_(read(f"{turn}/buffer/{name}").to(buffer.dtype))
+
+    @contextmanager
+    def resting(self, shadows: bool = False) -> Iterator[dict[str, nn.Module]]:
+        """Within, the nets do not learn: evaluation mode, no gradients; `shadows`: with the EMA's weights."""
+        nets = self.nets()
+        modes = {name: net.training for name, net in nets.items()}
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(next(iter(self.engines.values())).precision())
+            for turn in self.emas if shadows else ():
+                stack.enter_context(self._shadowed(turn))
+            for net in nets.values():
+                net.eval()
+            yield nets
+        for name, net in nets.items():
+            net.train(modes[name])
+
+    @contextmanager
+    def _shadowed(self, turn: str) -> Iterator[None]:
+        with self.emas[turn].swapped():
+            self.engines[turn].refresh()
+            yield
+        self.engines[turn].refresh()
+
+    def weights(self, turn: str, ema: bool = False) -> dict[str, Tensor]:
+        """Whole fp32 CPU copies of the trainable weights of one net, by parameter name, on process 0 alone."""
+        pairs = self._shadows(turn) if ema else self.engines[turn].state(("weight",))
+        prefix = f"{turn}/ema/" if ema else "weight/"
+        kept = {}
+        for key, tensor in pairs:
+            if self.runtime.is_main:
+                kept[key.removeprefix(prefix)] = tensor.detach().float().cpu().clone()
+        return kept
+
+
+def _frozen(net: nn.Module, runtime: Runtime) -> nn.Module:
+    return net.to(runtime.device).eval().requires_grad_(False)
+
+
+def _shadow_or_state(read, turn: str, key: str) -> Tensor:
+    name = key.removeprefix("weight/")
+    return read(f"{turn}/ema/{name}") if name != key else read(f"{turn}/{key}")
+
+
+def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterator[StepInfo]:
+    """Train from update `start` to `max_steps`, yielding after each update.
+
+    Raises:
+        NonFinite: on every process, before the update that would have used a loss or gradient that is not finite.
+    """
+    recipe, runtime, training = trainer.recipe, trainer.runtime, trainer.training
+    data = recipe.data()
+    for step in range(start, training.max_steps):
+        micro_batches = _micro_batches(
+            recipe, data, trainer.batches, runtime, step, training.train_batch_size
+        )
+        sums, norms, rates, stop = {}, {}, {}, False
+        for turn in recipe.turns:
+            factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
+            parts, stop = _turn(trainer, turn, micro_batches, step, stop_asked())
+            norms[turn] = trainer.engines[turn].update(factor)
+            rates[turn] = recipe.optimizers[turn].learning_rate * factor
+            sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
+            if turn in trainer.emas:
+                trainer.emas[turn].update()
+        yield StepInfo(step + 1, (step + 1) * training.train_batch_size, sums, norms, rates, stop)
+
+
+def _micro_batches(
+    recipe: Recipe, data: Split, batches: Batches, runtime: Runtime, step: int, step_samples: int
+) -> list[tuple[int, Batch]]:
+    """This process's (global micro-batch number, batch) pairs: micro-batch g of a step holds samples g * micro onwards.
+
+    Processes take turns, so that N processes and one process that accumulates N times see the same micro-batches.
+    """
+    pairs = []
+    for accumulated in range(batches.accumulation):
+        number = accumulated * runtime.world_size + runtime.rank
+        first = step * step_samples + number * batches.micro
+        pairs.append(
+            (number, recipe.collate([data.item(index) for index in range(first, first + batches.micro)]))
+        )
+    return pairs
+
+
+def _turn(
+    trainer: Trainer, turn: str, micro_batches: list[tuple[int, Batch]], step: int, stop: bool
+) -> tuple[dict[str, Sum], bool]:
+    """Accumulate the gradient of sum / count, the count taken over the whole step and all processes."""
+    recipe, runtime, engine = trainer.recipe, trainer.runtime, trainer.engines[turn]
+    for name, other in trainer.engines.items():
+        other.learns(name == turn)
+    nets = trainer.nets(turn)
+    counted = sum(recipe.count(turn, batch) for _, batch in micro_batches)
+    # Sums travel while nets work: the count during the first forward, losses and stop flag during the last backward.
+    count = runtime.begin_sum(torch.tensor(float(counted), device=runtime.device))
+    flag = torch.tensor(float(stop), device=runtime.device)
+    totals: dict[str, Tensor] = {}
+    for number, batch in micro_batches:
+        clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
+        # Dropout draws from torch's own generators: a function of (seed, turn, step, micro-batch) alone.
+        _seed(derived_seed(trainer.training.seed, turn, step, number), runtime.device)
+        batch = {key: value.to(runtime.device, non_blocking=True) for key, value in batch.items()}
+        last = number == micro_batches[-1][0]
+        engine.opens(last)
+        with engine.precision():
+            loss = recipe.loss(turn, nets, batch, clock)
+        for part, value in {"loss": loss.total.detach(), **loss.parts}.items():
+            totals[part] = totals.get(part, 0) + value.float()
+        if last:
+            sums = runtime.begin_sum(torch.stack([*totals.values(), flag]))
+        engine.backward(loss.total * (runtime.world_size / count()), last)
+    *values, stops = sums().tolist()  # the only wait for the device before the update
+    if not all(map(math.isfinite, values)):
+        raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
+    whole = float(count())
+    return {part: Sum(value, whole) for part, value in zip(totals, values, strict=True)}, bool(stops)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """What `torch.manual_seed` does for the generators in use; it asks after every kind of device, 0.2 ms a call."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
+    """The recipe's held-out figures over the whole split, the same at any batch size and number of processes."""
+    recipe, runtime, size = trainer.recipe, trainer.runtime, trainer.training.per_device_eval_batch_size
+    figures: dict[str, Sum] = {}
+    rounds = math.ceil(split.length / (size * runtime.world_size))
+    with trainer.resting() as nets:
+        for number in range(rounds):
+            first = (number * runtime.world_size + runtime.rank) * size
+            indices = range(first, min(first + size, split.length))
+            # Under ZeRO-3 a forward gathers weights: a process with nothing left still takes part, and is not counted.
+            batch = recipe.collate([split.item(index) for index in indices or range(1)])
+            batch = {key: value.to(runtime.device) for key, value in batch.items()}
+            for name, figure in recipe.evaluate(nets, batch, Clock(step, first)).items():
+                counted = figure if indices else Sum(0.0, 0.0)
+                figures[name] = figures.get(name, Sum(0.0, 0.0)) + counted
+    return _reduced(figures, runtime)
+
+
+def _reduced(figures: dict[str, Sum], runtime: Runtime) -> dict[str, Sum]:
+    flat = torch.tensor(
+        [[f.total, f.count] for f in figures.values()], dtype=torch.float64, device=runtime.device
+    )
+    pairs = runtime.sum(flat).tolist()
+    return {name: Sum(*pair) for name, pair in zip(figures, pairs, strict=True)}

@@ -1,0 +1,62 @@
+"""A picture as a row that nobody has looked at yet, and a source of such rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.sources import BadRow
+from pipeline.run.errors import UserError, nearest
+from recipes.common.images.config import Images
+
+NO_LABEL = -1
+
+Content = bytes | np.ndarray | BadRow  # an encoded picture, its pixels uint8 (H, W, C), or why there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A picture that nobody has looked at yet.
+
+    row: of the file, counted from 0; None where the picture is the file.
+    label: index into the source's classes, or NO_LABEL; wrong: why the label cannot be used.
+    """
+
+    key: str
+    file: str
+    row: int | None
+    label: int
+    held_out: bool
+    wrong: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """classes: names by label, () without labels; read: the contents of some of the rows, in their order.
+
+    other_files: those that lie among the pictures and are none.
+    """
+
+    classes: tuple[str, ...]
+    rows: list[Row]
+    read: Callable[[list[Row]], Iterator[Content]]
+    other_files: int = 0
+
+
+def path_of(images: Images) -> Path:
+    """The path of a source that needs one.
+
+    Raises:
+        UserError: it is not given, or nothing is there (the nearest name beside it is named).
+    """
+    if images.path is None:
+        raise UserError(
+            f"data.path is missing\nexpected: where to find the pictures of source {images.source}"
+        )
+    path = Path(images.path).expanduser()
+    if path.exists():
+        return path
+    siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, siblings)[:300] if siblings else f"the folder {path.parent} is missing or empty"
+    raise UserError(f"data.path: nothing at {path}\n{hint}")

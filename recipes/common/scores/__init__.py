@@ -1,0 +1,1 @@
+"""What is measured of generated pictures, against held-out ones, with intervals."""
