@@ -174,6 +174,7 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     """One stage in a process of its own: its memory is its own, and a training stage gets its launcher."""
     from pipeline.run.artifact import read
     from pipeline.run.launch import launch_command, launch_environment, read_launch
+    from pipeline.run.machine import precision_of
     from pipeline.run.stage import decisions, directory_of, refuse_conflicts
     from pipeline.run.supervise import run_process
 
@@ -186,7 +187,9 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     command = [sys.executable, "-m", stage.module, *arguments]
     if stage.launched:
         command = launch_command(read_launch(config.run), stage.module, arguments)
-    print(f"{stage.name}: {'resuming' if found.action == 'resume' else 'running'}", flush=True)
+    training = getattr(config, stage.name, None) if stage.launched else None
+    how = f" in {precision_of(training)}" if training else ""
+    print(f"{stage.name}: {'resuming' if found.action == 'resume' else 'running'}{how}", flush=True)
     logs = Path(config.run.output_dir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (logs / f"{stage.name}.error").unlink(missing_ok=True)

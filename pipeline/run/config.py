@@ -107,7 +107,9 @@ class Loop(Section):
         8, "samples a micro-batch on one process; accumulation is derived", ge=1
     )
     per_device_eval_batch_size: int = how(16, "samples an evaluation batch on one process", ge=1)
-    bf16: bool = what(True, "bfloat16 compute with fp32 master weights; false: fp32 throughout")
+    bf16: bool | Literal["auto"] = what(
+        "auto", "bfloat16 compute with fp32 master weights; false: fp32; auto: the faster one on this machine"
+    )
     gradient_checkpointing: bool = how(False, "recompute activations in the backward pass")
     torch_compile: bool = how(False, "compile the repeated layers")
     ema_decay: float = what(0.0, "decay of the fp32 shadow of the weights, a step; 0: no shadow", ge=0, lt=1)

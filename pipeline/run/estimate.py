@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.run.config import Loop
 from pipeline.run.launch import Launch, read_launch
+from pipeline.run.machine import precision_of
 from pipeline.run.plan import Batches
 from pipeline.run.stage import Stage, check_all, decisions
 
@@ -107,6 +108,7 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
     return [
         title,
         cut,
+        f"  precision: {precision_of(training)}",
         f"  parameters: {size.parameters:,}, trained {size.trained:,}",
         f"  memory a process: {_bytes(need.total)} = {_parts(need)}",
         *_compute_lines(training, size, launch),
@@ -118,7 +120,7 @@ def _compute_lines(training: Loop, size: Size, launch: Launch) -> list[str]:
     if not size.flops:
         return []
     flops = training.max_steps * size.flops
-    rate, assumption = _rate(launch)
+    rate, assumption = _rate(launch, training.bf16)
     return [
         f"  compute: {flops:.3g} FLOPs in {training.max_steps:,} steps",
         f"  time: about {_duration(flops / (launch.num_processes * rate))} {assumption}",
@@ -129,20 +131,20 @@ def _parts(need: Memory) -> str:
     return " + ".join(f"{name} {_bytes(value)}" for name, value in vars(need).items())
 
 
-def _rate(launch: Launch) -> tuple[float, str]:
+def _rate(launch: Launch, bf16: bool) -> tuple[float, str]:
     """FLOP/s of one process that `time` assumes, and the words for it."""
     if _has_gpu() or launch.num_processes > len(os.sched_getaffinity(0)):
         return GPU_FLOPS, f"at an assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s a GPU"
-    return measured_matmul_rate() / 2, "at half of the matmul rate measured here just now"
+    return measured_matmul_rate(bf16) / 2, "at half of the matmul rate measured here just now"
 
 
-def measured_matmul_rate(seconds: float = 0.3) -> float:
-    """bf16 FLOP/s of one thread of this CPU in a square matrix product."""
+def measured_matmul_rate(bf16: bool, seconds: float = 0.3) -> float:
+    """FLOP/s of one thread of this CPU in a square matrix product."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    left, right = (torch.randn(512, 512, dtype=torch.bfloat16) for _ in range(2))
+    left, right = (torch.randn(512, 512, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
     left @ right
     started, rounds = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:

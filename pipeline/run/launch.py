@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.run.config import Loop, Optimizer, Run
 from pipeline.run.errors import UserError
+from pipeline.run.machine import as_environment
 from pipeline.run.plan import Batches, check_optimizer
 
 FILES = Path(__file__).parents[2] / "launch"
@@ -202,6 +203,7 @@ def launch_environment() -> dict[str, str]:
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300"),
         "PET_SIGNALS_TO_HANDLE": os.environ.get("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGUSR1"),
         "TOKENIZERS_PARALLELISM": "false",
+        **as_environment(),
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),  # else DeepSpeed warns that it looked for others
     }
 

@@ -17,6 +17,7 @@ from pipeline.run.artifact import Artifact, Decision
 from pipeline.run.config import load, read_yaml
 from pipeline.run.errors import UserError, nearest
 from pipeline.run.files import write_json
+from pipeline.run.resolve import resolved
 from pipeline.run.supervise import claim, follow_launcher
 from pipeline.run.terminal import divert, report_error
 
@@ -64,7 +65,7 @@ def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...
         UserError: no such family, or whatever pipeline.run.config.load refuses.
     """
     family = family_of(path)
-    config = load(family.CONFIG, path, overrides)
+    config = resolved(load(family.CONFIG, path, overrides), family.stages)
     return config, family.stages(config)
 
 

@@ -35,6 +35,7 @@ def build_engine(
     Raises:
         UserError: muon with clipping, or with no hidden matrix to update.
     """
+    assert training.bf16 in (True, False), "bf16: auto is made definite when the recipe is opened"
     check_optimizer(optimizer, training.max_steps)
     module.to(runtime.device)
     groups = parameter_groups(module, optimizer)
