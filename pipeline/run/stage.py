@@ -17,6 +17,7 @@ from pipeline.run.artifact import Artifact, Decision
 from pipeline.run.config import load, read_yaml
 from pipeline.run.errors import UserError, nearest
 from pipeline.run.files import write_json
+from pipeline.run.shipped import RECIPES, find_recipe
 from pipeline.run.supervise import claim, follow_launcher
 from pipeline.run.terminal import divert, report_error
 
@@ -58,11 +59,14 @@ class Context:
 
 
 def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...]]:
-    """The validated config at `path` and its stages in order; the family is the YAML's `recipe`.
+    """The validated config at `path`, or of the shipped recipe of that name, and its stages in order.
+
+    The family is the YAML's `recipe`.
 
     Raises:
-        UserError: no such family, or whatever pipeline.run.config.load refuses.
+        UserError: no such recipe or family, or whatever pipeline.run.config.load refuses.
     """
+    path = find_recipe(path)
     family = family_of(path)
     config = load(family.CONFIG, path, overrides)
     return config, family.stages(config)
@@ -71,8 +75,7 @@ def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...
 def family_of(path: Path) -> ModuleType:
     _, tree = read_yaml(path)
     name = tree.get("recipe")
-    root = Path(__file__).parents[2] / "recipes"
-    families = sorted({child.parent.name for child in root.glob("*/*.yaml")})
+    families = sorted({child.parent.name for child in RECIPES.glob("*/*.yaml")})
     if name not in families:
         raise UserError(f"recipe: {name!r} in {path} names no family\n{nearest(str(name), families)}")
     return importlib.import_module(f"recipes.{name}")
