@@ -16,7 +16,7 @@ from pipeline.run import artifact, provenance
 from pipeline.run.artifact import Artifact, Decision
 from pipeline.run.config import load, read_yaml
 from pipeline.run.errors import UserError, nearest
-from pipeline.run.files import write_json
+from pipeline.run.files import check_name, check_writable, write_json
 from pipeline.run.shipped import RECIPES, find_recipe
 from pipeline.run.supervise import claim, follow_launcher
 from pipeline.run.terminal import divert, report_error
@@ -69,6 +69,7 @@ def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...
     path = find_recipe(path)
     family = family_of(path)
     config = load(family.CONFIG, path, overrides)
+    check_name(config.run.output_dir)
     return config, family.stages(config)
 
 
@@ -131,19 +132,6 @@ def refuse_conflicts(found: dict[str, Decision]) -> None:
                 f"{name} is there but differs: {decision.reason[:600]}\n"
                 f"way out: another run.output_dir, or `--replace {name}` to discard it and what was made from it"
             )
-
-
-def check_writable(directory: Path) -> None:
-    """Raises UserError where the nearest existing parent of `directory` does not let us write."""
-    parent = directory.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise UserError(f"run.output_dir {directory}: {parent} is a file\nway out: run.output_dir=DIRECTORY")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(
-            f"no permission to write in {parent}\nway out: run.output_dir=DIRECTORY that is yours"
-        )
 
 
 def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: TextIO) -> Artifact | None:
