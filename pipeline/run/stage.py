@@ -82,6 +82,11 @@ def family_of(path: Path) -> ModuleType:
     return importlib.import_module(f"recipes.{name}")
 
 
+def headline_of(config: Any) -> tuple[str, ...]:
+    """The scores that the config's family is judged by, most telling first; those that were measured are shown."""
+    return importlib.import_module(f"recipes.{config.recipe}").HEADLINE
+
+
 def directory_of(config: Any, stage: str) -> Path:
     return Path(config.run.output_dir) / stage
 
