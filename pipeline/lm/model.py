@@ -35,10 +35,8 @@ def build_config(
             f"model.architecture {model.architecture!r} is no decoder that transformers builds\n"
             f"{nearest(str(model.architecture), [name for name in CAUSAL])[:300]}"
         )
-    known = AutoConfig.for_model(model.architecture).to_dict() | {
-        "n_positions": 0,
-        "max_position_embeddings": 0,
-    }
+    limits = {"n_positions": positions, "max_position_embeddings": positions}
+    known = limits | AutoConfig.for_model(model.architecture).to_dict()
     for field in model.config:
         if field not in known:
             raise UserError(

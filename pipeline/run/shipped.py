@@ -18,7 +18,7 @@ def find_recipe(given: Path) -> Path:
     found = _found(given, (HERE, RECIPES))
     if found is None:
         choices = [path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.glob("*/*.yaml")]
-        short = given.with_suffix("").as_posix().removeprefix("recipes/")
+        short = given.as_posix().removesuffix(".yaml").removeprefix("recipes/")
         raise UserError(
             f"no recipe at {given}, nor among those that come with headwater\n{nearest(short, choices)}\n"
             "expected: a YAML file, or a name such as llm/quickstart"
@@ -51,7 +51,7 @@ def _close(given: str, choices: list[str]) -> str:
 def _found(given: Path, folders: tuple[Path, ...]) -> Path | None:
     """The first file of that name, with `.yaml` added where it is left out; a local one wins."""
     places = [given, *(folder / given for folder in folders)]
-    names = [name for place in places for name in (place, place.with_name(f"{place.name}.yaml"))]
+    names = [name for place in places for name in (place, Path(f"{place}.yaml"))]
     return next((name for name in names if _is_readable(name)), None)
 
 

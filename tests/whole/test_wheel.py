@@ -152,6 +152,8 @@ def test_a_local_file_of_a_shipped_name_wins(here):
         ("recipes/vae/fashion_mnist_qv.yaml", "did you mean 'vae/fashion_mnist_vq'?"),
         ("nothing/like.it", "choices: diffusion/digits"),
         ("a" * 300, "choices: "),
+        (".", "choices: "),
+        ("..", "choices: "),
     ],
 )
 def test_the_nearest_recipe_is_named(here, given, told):
