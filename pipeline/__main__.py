@@ -56,7 +56,7 @@ def _recipe_verb(verbs: Any, name: str, text: str, named: bool = False) -> argpa
     verb = verbs.add_parser(name, help=text, allow_abbrev=False)
     if named:
         verb.add_argument("name", metavar="STAGE")
-    verb.add_argument("recipe", type=Path, help="a YAML file such as recipes/llm/quickstart.yaml")
+    verb.add_argument("recipe", type=Path, help="a YAML file, or a shipped recipe such as llm/quickstart")
     verb.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file"
     )

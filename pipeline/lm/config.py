@@ -45,7 +45,6 @@ class Pretrain(Training):
     sequence_length: int = what(512, "tokens a row", ge=2)
 
 
-
 class Lora(Section):
     """Low-rank adapters, with peft's names."""
 

@@ -24,9 +24,9 @@ def build_config(
     sequence trained on, which is also the model's limit where the recipe sets none.
 
     Raises:
-        UserError: unknown architecture or config field, another vocabulary, a sequence longer than the positions.
+        UserError: unknown architecture or config field, a value that makes no model, another vocabulary, a sequence
+            longer than the positions.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
@@ -35,10 +35,8 @@ def build_config(
             f"model.architecture {model.architecture!r} is no decoder that transformers builds\n"
             f"{nearest(str(model.architecture), [name for name in CAUSAL])[:300]}"
         )
-    known = AutoConfig.for_model(model.architecture).to_dict() | {
-        "n_positions": 0,
-        "max_position_embeddings": 0,
-    }
+    limits = {"n_positions": positions, "max_position_embeddings": positions}
+    known = limits | AutoConfig.for_model(model.architecture).to_dict()
     for field in model.config:
         if field not in known:
             raise UserError(
@@ -50,12 +48,67 @@ def build_config(
             f"model.config.vocab_size {given} is not the tokenizer's {vocabulary_size}\nway out: leave it out"
         )
     fields = {"max_position_embeddings": positions, **model.config, "vocab_size": vocabulary_size, **special}
-    try:
-        config = AutoConfig.for_model(model.architecture, **fields)
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise UserError(f"model.config: {' '.join(str(error).split())[:300]}") from None
+    config, error = _try_config(str(model.architecture), fields)
+    if config is None:
+        raise UserError(_refused_values(model, fields, known, error))
     check_trainable(config, model.attention, positions)
     return config
+
+
+def _try_config(
+    architecture: str, fields: dict[str, Any]
+) -> tuple[PretrainedConfig | None, Exception | None]:
+    """The config, or the error of a config or of an empty model that cannot be made of `fields`."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    refusals = (StrictDataclassError, ArithmeticError, AssertionError, AttributeError, LookupError)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it warns of is said in the refusal, once
+    try:
+        config = AutoConfig.for_model(architecture, **fields)
+        _check_heads(config)
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    except (*refusals, RuntimeError, TypeError, ValueError) as error:
+        return None, error
+    finally:
+        logging.set_verbosity(verbosity)
+    return config, None
+
+
+def _check_heads(config: PretrainedConfig) -> None:
+    """What transformers finds out in the first forward pass, or never."""
+    names = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers")
+    heads, shared, layers = (getattr(config, name, None) for name in names)
+    if isinstance(heads, int) and isinstance(shared, int) and shared and heads % shared:
+        raise ValueError(f"{heads} attention heads cannot share {shared} key and value heads evenly")
+    if isinstance(layers, int) and layers < 1:
+        raise ValueError("a model has one layer or more")
+
+
+def _refused_values(
+    model: Model, fields: dict[str, Any], known: dict[str, Any], error: Exception | None
+) -> str:
+    """Which of the user's values make no model, and what stands there by default.
+
+    A value is to blame where the model can be made with the default in its place.
+    """
+    left_out = {name: {key: fields[key] for key in fields if key != name} for name in model.config}
+    makes = [name for name, rest in left_out.items() if _try_config(str(model.architecture), rest)[0]]
+    blamed = makes or list(model.config)
+    values = ", ".join(f"model.config.{name} = {model.config[name]!r}" for name in blamed)
+    cause = (error and error.__cause__) or error
+    # A wrong type is told by what is expected; a look-up that failed says nothing but the value.
+    plain = isinstance(cause, ValueError | AssertionError | RuntimeError)
+    why = f": {' '.join(str(cause).split())[:200]}" if plain else ""
+    usual = ", ".join(f"{name}: {known[name]!r}" for name in blamed)
+    return (
+        f"{values[:300]} makes no {model.architecture}{why}\n"
+        f"expected: a value such as {model.architecture}'s own {usual[:200]}"
+    )
 
 
 def positions_of(config: PretrainedConfig) -> int | None:

@@ -15,8 +15,13 @@ HUB_LICENCES = frozenset(
 )
 
 
+UNSTATED = "other"  # the Hub's word for a licence that it has no identifier for; here one that nobody named
+
+
 def check_licence(key: str, licence: str) -> None:
-    """Raises UserError, naming `key` and the nearest identifier, where `licence` is no SPDX expression."""
+    """Raises UserError, naming `key` and the nearest identifier, where neither SPDX nor the Hub knows `licence`."""
+    if licence.lower() in HUB_LICENCES | {UNSTATED}:
+        return
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
     try:
@@ -25,11 +30,19 @@ def check_licence(key: str, licence: str) -> None:
         raise UserError(
             f"{key} {licence!r} is no SPDX identifier\n"
             f"{nearest(licence.lower(), HUB_LICENCES)[:200]}\n"
-            "way out: an identifier of spdx.org/licenses, or LicenseRef-NAME for one that is not there"
+            "way out: an identifier of spdx.org/licenses, LicenseRef-NAME for one that is not there, or "
+            f"{UNSTATED} where none is stated"
         ) from None
 
 
+def named(licence: str) -> str:
+    """`licence` as a sentence of a model card says it."""
+    return "not stated" if licence.lower() == UNSTATED else licence
+
+
 def hub_licence(licence: str) -> dict[str, Any]:
-    """The front matter that tells the Hub of `licence`."""
+    """The front matter that tells the Hub of `licence`: `other` goes with a name there, in lower case."""
     licence = licence.lower()
+    if licence == UNSTATED:
+        return {"license": "other", "license_name": "not-stated"}
     return {"license": licence} if licence in HUB_LICENCES else {"license": "other", "license_name": licence}

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from pipeline.lm.config import LanguageModelConfig
-from pipeline.publish.licences import hub_licence
+from pipeline.publish.licences import hub_licence, named
 from pipeline.run import artifact
 from pipeline.run.artifact import Artifact
 from pipeline.run.config import identity
@@ -216,7 +216,7 @@ def samples(found: list[dict[str, Any]]) -> str:
 def data(card: Card) -> str:
     export = card.config.export
     note = f"{export.data_note.strip()} " if export.data_note else ""
-    return f"{note}Licence of the data: {export.licence}."
+    return f"{note}Licence of the data: {named(export.licence)}."
 
 
 def settings(config: LanguageModelConfig) -> str:

@@ -1,10 +1,16 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that appear whole or not at all, their hashes, and places where none can be made."""
 
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from pipeline.run.errors import UserError
+
+ELSEWHERE = "way out: run.output_dir=DIRECTORY where you may write"
 
 
 def digest_of(path: Path) -> str:
@@ -31,3 +37,41 @@ def write_json(path: Path, value: Any) -> None:
     staged.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     sync(staged)
     os.replace(staged, path)
+
+
+def check_name(directory: Path) -> None:
+    """Raises UserError where no file system takes the name of `directory`, so that nothing can be looked up there."""
+    try:
+        directory.exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f"run.output_dir {str(directory)[:120]}: {_reason(error)}\n{ELSEWHERE}") from None
+
+
+def check_writable(directory: Path) -> None:
+    """Refuse a directory that cannot be made or written to, by making it under another name and taking it away.
+
+    Permissions alone do not tell: root has all of them, also where nothing can be made, as in /proc.
+
+    Raises:
+        UserError: with the place and the system's reason.
+    """
+    directory = directory.absolute()
+    parent = next(place for place in (directory, *directory.parents) if place.exists())
+    if not parent.is_dir():
+        raise UserError(f"run.output_dir {directory}: {parent} is a file\n{ELSEWHERE}")
+    try:
+        trial = Path(tempfile.mkdtemp(prefix=".writable-", dir=parent))
+    except OSError as error:
+        raise UserError(
+            f"run.output_dir {directory}: nothing can be made in {parent}: {_reason(error)}\n{ELSEWHERE}"
+        ) from None
+    try:
+        (trial / directory.relative_to(parent)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.output_dir {directory}: {_reason(error)}\n{ELSEWHERE}") from None
+    finally:
+        shutil.rmtree(trial)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()

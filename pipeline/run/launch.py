@@ -16,9 +16,9 @@ from pipeline.run.config import Loop, Optimizer, Run
 from pipeline.run.errors import UserError
 from pipeline.run.machine import as_environment
 from pipeline.run.plan import Batches, check_optimizer
+from pipeline.run.shipped import LAUNCH, find_launch_file
 
-FILES = Path(__file__).parents[2] / "launch"
-DEFAULT = FILES / "zero2.yaml"
+DEFAULT = LAUNCH / "zero2.yaml"
 DISTRIBUTED = ("NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED")
 
 
@@ -43,13 +43,13 @@ def read_launch(run: Run) -> Launch:
     Raises:
         UserError: missing, no mapping, a kind of launcher that training does not support.
     """
-    path = _found(run.launch) if run.launch else DEFAULT
+    path = find_launch_file(run.launch) if run.launch else DEFAULT
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        known = ", ".join(sorted(file.name for file in FILES.glob("*.yaml")))
         raise UserError(
-            f"run.launch: cannot read {path}: {' '.join(str(error).split())[:120]}\nin launch/: {known}"
+            f"run.launch: cannot read {path}: {' '.join(str(error).split())[:120]}\n"
+            f"expected: an accelerate launch file such as {DEFAULT}"
         ) from None
     kind = tree.get("distributed_type", "NO") if isinstance(tree, dict) else None
     if kind not in DISTRIBUTED:
@@ -60,11 +60,6 @@ def read_launch(run: Run) -> Launch:
     stage = settings.get("zero_stage") if kind == "DEEPSPEED" else None
     gpus = None if tree.get("use_cpu") or int(tree.get("num_machines") or 1) > 1 else _gpus() or None
     return Launch(path, _processes(run, tree, kind, gpus), stage, settings, gpus)
-
-
-def _found(path: Path) -> Path:
-    """A relative path is meant from here, or from the checkout, whose recipes name files of launch/."""
-    return path if path.is_absolute() or path.exists() else FILES.parent / path
 
 
 def _processes(run: Run, tree: dict[str, Any], kind: str, gpus: int | None) -> int:

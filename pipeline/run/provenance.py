@@ -58,6 +58,8 @@ def peak_memory_bytes() -> int:
 def commit() -> str:
     """The checkout's commit, `+` added where the working tree differs; `unknown` outside a checkout."""
     root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed: git would find the repository of whoever installed it here
+        return "unknown"
     try:
         head = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True

@@ -16,8 +16,9 @@ from pipeline.run import artifact, provenance
 from pipeline.run.artifact import Artifact, Decision
 from pipeline.run.config import load, read_yaml
 from pipeline.run.errors import UserError, nearest
-from pipeline.run.files import write_json
+from pipeline.run.files import check_name, check_writable, write_json
 from pipeline.run.resolve import resolved
+from pipeline.run.shipped import RECIPES, find_recipe
 from pipeline.run.supervise import claim, follow_launcher
 from pipeline.run.terminal import divert, report_error
 
@@ -59,24 +60,33 @@ class Context:
 
 
 def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...]]:
-    """The validated config at `path` and its stages in order; the family is the YAML's `recipe`.
+    """The validated config at `path`, or of the shipped recipe of that name, and its stages in order.
+
+    The family is the YAML's `recipe`.
 
     Raises:
-        UserError: no such family, or whatever pipeline.run.config.load refuses.
+        UserError: no such recipe or family, or whatever pipeline.run.config.load refuses.
     """
+    path = find_recipe(path)
     family = family_of(path)
-    config = resolved(load(family.CONFIG, path, overrides), family.stages)
+    config = load(family.CONFIG, path, overrides)
+    check_name(config.run.output_dir)
+    config = resolved(config, family.stages)
     return config, family.stages(config)
 
 
 def family_of(path: Path) -> ModuleType:
     _, tree = read_yaml(path)
     name = tree.get("recipe")
-    root = Path(__file__).parents[2] / "recipes"
-    families = sorted({child.parent.name for child in root.glob("*/*.yaml")})
+    families = sorted({child.parent.name for child in RECIPES.glob("*/*.yaml")})
     if name not in families:
         raise UserError(f"recipe: {name!r} in {path} names no family\n{nearest(str(name), families)}")
     return importlib.import_module(f"recipes.{name}")
+
+
+def headline_of(config: Any) -> tuple[str, ...]:
+    """The scores that the config's family is judged by, most telling first; those that were measured are shown."""
+    return importlib.import_module(f"recipes.{config.recipe}").HEADLINE
 
 
 def directory_of(config: Any, stage: str) -> Path:
@@ -129,19 +139,6 @@ def refuse_conflicts(found: dict[str, Decision]) -> None:
                 f"{name} is there but differs: {decision.reason[:600]}\n"
                 f"way out: another run.output_dir, or `--replace {name}` to discard it and what was made from it"
             )
-
-
-def check_writable(directory: Path) -> None:
-    """Raises UserError where the nearest existing parent of `directory` does not let us write."""
-    parent = directory.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise UserError(f"run.output_dir {directory}: {parent} is a file\nway out: run.output_dir=DIRECTORY")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(
-            f"no permission to write in {parent}\nway out: run.output_dir=DIRECTORY that is yours"
-        )
 
 
 def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: TextIO) -> Artifact | None:

@@ -9,11 +9,13 @@ from typing import Any
 from pipeline.run import artifact, results
 from pipeline.run.artifact import Artifact
 from pipeline.run.results import Score, decimals_of, prompt_of
-from pipeline.run.stage import Stage, decisions, directory_of
+from pipeline.run.stage import Stage, decisions, directory_of, headline_of
 from pipeline.run.units import duration, flat, quantity
 
 WIDTH = 100  # columns of everything printed
 DIGEST = 12  # characters of a digest that are shown
+SCREEN = 24  # lines of the summary
+SCORES, MODELS = 3, 3  # of the summary: scores, and lines of each
 SAMPLES = 3
 SAMPLE_LINES = 4
 
@@ -100,30 +102,38 @@ def _middle(text: str) -> str:
 
 
 def summary(config: Any, stages: tuple[Stage, ...]) -> str:
-    """What `headwater run` prints at its end; what a family has no file for is left out."""
+    """What `headwater run` prints at its end, on one screen; what a family has no file for is left out."""
     rows = status(config, stages)
     found = [artifact.read(Path(row["directory"])) for row in rows]
     artifacts = [made for made in found if made is not None]
-    parts = [
-        _made(config, rows),
-        _scores(results.scores_of(artifacts)),
-        _samples(results.samples_of(artifacts)),
-        _ways_on(config, artifacts),
-    ]
+    made, scores = _made(config, rows), _scores(results.scores_of(artifacts), headline_of(config))
+    ways = [*_pictures(artifacts), *_ways_on(config, artifacts)]
+    room = SCREEN - len(made) - len(scores) - len(ways) - 2  # two empty lines
+    parts = [made, scores, _samples(results.samples_of(artifacts), room) + ways]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
 def _made(config: Any, rows: list[dict[str, Any]]) -> list[str]:
-    """Each published directory with its time, and the time of all."""
-    made = [(row["directory"], duration(row["seconds"] or 0.0)) for row in rows if row["digest"]]
-    width = max((len(directory) for directory, _ in made), default=0)
-    lines = [f"  {directory.ljust(width)}  {seconds:>11}" for directory, seconds in made]
-    return [f"Made in {duration(timeline(rows))}:", *lines]
+    """Where everything is and the time that it took, of each stage and in all."""
+    made = [f"{row['stage']} {duration(row['seconds'] or 0.0)}" for row in rows if row["digest"]]
+    head = f"Made in {duration(timeline(rows))} in {config.run.output_dir}:"
+    return [
+        _middle(head),
+        *textwrap.wrap(", ".join(made), WIDTH, initial_indent="  ", subsequent_indent="  "),
+    ]
 
 
-def _scores(groups: dict[str, list[Score]]) -> list[str]:
-    lines = [line for name, group in groups.items() for line in _group(name, group)]
-    return ["Scores:", *lines] if lines else []
+def _scores(groups: dict[str, list[Score]], headline: tuple[str, ...]) -> list[str]:
+    """The first scores of the family's headline that were measured, each beside its baselines."""
+    chosen = [name for name in (*headline, *groups) if name in groups]
+    chosen = list(dict.fromkeys(chosen))[:SCORES]
+    lines = [line for name in chosen for line in _group(name, _beside_baselines(groups[name]))]
+    return [f"Scores ({len(chosen)} of {len(groups)}):", *lines] if lines else []
+
+
+def _beside_baselines(group: list[Score]) -> list[Score]:
+    """The best model's score, which stands first, and the last ones, which are of baselines."""
+    return group if len(group) <= MODELS else [group[0], *group[1 - MODELS :]]
 
 
 def _group(name: str, group: list[Score]) -> list[str]:
@@ -145,10 +155,14 @@ def _interval(score: Score, decimals: int) -> str:
     return "[{:,.{d}f}, {:,.{d}f}]".format(*score.interval, d=decimals) if score.interval else ""
 
 
-def _samples(found: list[dict[str, Any]]) -> list[str]:
-    """Up to three samples, one of each kind before a second of any."""
-    lines = [line for sample in spread(found, SAMPLES) for line in _sample(sample)]
-    return ["Samples:", *lines] if lines else []
+def _samples(found: list[dict[str, Any]], room: int) -> list[str]:
+    """Up to three samples in `room` lines, one of each kind before a second of any."""
+    room -= 1  # the title
+    count = min(SAMPLES, len(found), room // 2)
+    if count < 1:
+        return []
+    text_lines = min(SAMPLE_LINES, room // count - 1)
+    return ["Samples:", *(line for sample in spread(found, count) for line in _sample(sample, text_lines))]
 
 
 def spread(found: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -164,25 +178,37 @@ def spread(found: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return [sample for _, sample in sorted(ranked, key=lambda pair: pair[0])[:count]]
 
 
-def _sample(sample: dict[str, Any]) -> list[str]:
-    """The prompt behind `>`, the text below it, wrapped and cut after a few lines."""
+def _sample(sample: dict[str, Any], most: int) -> list[str]:
+    """The prompt behind `>`, and below it at most that many lines of text; `…` ends what was cut."""
     text = [piece for line in str(sample.get("text", "")).strip().split("\n") for piece in _wrapped(line)]
-    cut = text[:SAMPLE_LINES] + (["…"] if len(text) > SAMPLE_LINES else [])
+    cut = text[:most]
+    if len(text) > most:
+        cut[-1] += " …"
     prompt = " ".join(prompt_of(sample).split())
     about = f"  {sample.get('kind', 'sample')}" + (f" > {prompt}" if prompt else "")
     return [shorten(about), *(f"    | {line}" for line in cut)]
 
 
 def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(line, WIDTH - 6, drop_whitespace=False, replace_whitespace=False, tabsize=4) or [""]
+    return textwrap.wrap(line, WIDTH - 8, drop_whitespace=False, replace_whitespace=False, tabsize=4) or [""]
+
+
+def _pictures(artifacts: list[Artifact]) -> list[str]:
+    """A line for each directory of drawn pictures."""
+    places = {made.stage: made.path for made in artifacts}
+    found = list(results.images_of(artifacts).items())[:SAMPLES]
+    return [shorten(f"Pictures: {places[stage]}: {', '.join(names)}") for stage, names in found]
 
 
 def _ways_on(config: Any, artifacts: list[Artifact]) -> list[str]:
-    """Where the report is, and the command that talks to the model."""
+    """Where the report is, and the commands that publish the model and talk to it."""
     reports = [
         made.path / name for made in artifacts for name in made.files if Path(name).name == "report.html"
     ]
-    lines = [f"Report: {path}" for path in reports]
+    directory = shlex.quote(str(config.run.output_dir))
+    lines = [f"Report, with every score: {path}" for path in reports]
+    if any(made.stage == "export" for made in artifacts):
+        lines.append(f"Publish it: headwater export {directory} --push USER/NAME")
     if results.model_directory(artifacts):
-        lines.append(f"Talk to it: headwater chat {shlex.quote(str(config.run.output_dir))}")
+        lines.append(f"Talk to it: headwater chat {directory}")
     return lines

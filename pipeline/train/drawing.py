@@ -42,7 +42,6 @@ class Drawings:
         os.replace(staged, final)
 
 
-
 def alarms(figures: dict[str, float]) -> list[str]:
     """The alarms that ring among `figures`, in words."""
     ringing = [key for key, value in figures.items() if key.startswith(ALARM) and value]

@@ -21,7 +21,6 @@ def learning_rate_factor(step: int, max_steps: int, optimizer: Optimizer) -> flo
     return floor + (1 - floor) * _shape(optimizer.lr_scheduler_type, step - warmup, max_steps - warmup, decay)
 
 
-
 def _shape(kind: str, step: int, steps: int, decay: int) -> float:
     """From 1 at step 0 down to 0 at step `steps`, one past the last update."""
     if kind == "constant":

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.publish.licences import hub_licence
+from pipeline.publish.licences import UNSTATED, hub_licence, named
 from pipeline.publish.model_card import fenced, front, lineage, lineage_table, public, score_table, table
 from pipeline.run import provenance
 from pipeline.run.config import identity
@@ -45,8 +45,8 @@ def render(context: Context, measured: dict[str, int], classes: tuple[str, ...])
 
 def licences(config: Any) -> str:
     """Of the weights, and of the pictures that they were made from."""
-    pictures = licence_of(config.data) or "not stated"
-    return f"The weights: {config.export.licence}. The pictures they were trained on: {pictures}."
+    pictures = named(licence_of(config.data) or UNSTATED)
+    return f"The weights: {named(config.export.licence)}. The pictures they were trained on: {pictures}."
 
 
 def settings(config: Any) -> str:

@@ -7,6 +7,14 @@ from recipes.common.stages import image_stages, of
 from recipes.diffusion.config import DiffusionConfig
 
 CONFIG = DiffusionConfig
+HEADLINE = (
+    *(
+        "Frechet distance, classifier features",
+        "recall, classifier features",
+        "pictures of the class asked for",
+    ),
+    *("precision, classifier features", "Frechet distance, efficientnet_lite0 features", "held-out error"),
+)
 # Stages that draw pictures, so that the sampler is part of them.
 DRAWING = ("evaluate", "sample", "utility", "export")
 

@@ -5,6 +5,15 @@ from recipes.common.stages import image_stages, of
 from recipes.gan.config import GanConfig, RingConfig, schema_of
 
 CONFIG = schema_of
+HEADLINE = (
+    *("modes covered", "high-quality samples", "divergence of the mode histogram"),
+    *(
+        "Frechet distance, classifier features",
+        "precision, classifier features",
+        "recall, classifier features",
+    ),
+    *("Frechet distance, efficientnet_lite0 features", "recall, efficientnet_lite0 features"),
+)
 
 
 def stages(config: GanConfig) -> tuple[Stage, ...]:

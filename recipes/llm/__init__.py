@@ -7,6 +7,7 @@ from pipeline.run.config import Section, identity
 from pipeline.run.stage import Stage
 
 CONFIG = LanguageModelConfig
+HEADLINE = ("bits per byte", "conversation loss", "parsed functions", "multiple choice acc_norm")
 
 
 def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:

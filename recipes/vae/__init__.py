@@ -7,6 +7,10 @@ from recipes.common.stages import image_stages, of
 from recipes.vae.config import VaeConfig
 
 CONFIG = VaeConfig
+HEADLINE = (
+    *("bits per dimension", "Frechet distance, classifier features", "recall, classifier features"),
+    *("reconstruction", "codes used", "perplexity of the codes"),  # of a VQ-VAE, which has none of the others
+)
 
 
 def stages(config: VaeConfig) -> tuple[Stage, ...]:

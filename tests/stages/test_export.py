@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_model import export_context, make_config, make_model
 
 from pipeline import export
+from pipeline.publish.licences import HUB_LICENCES, hub_licence, named
 from pipeline.publish.verify_export import BOUNDS, largest_difference, logits_of, relative_difference, verify
 from pipeline.run.errors import UserError
 from pipeline.run.files import digest_of
@@ -228,13 +229,37 @@ def test_bound_of_bfloat16_is_the_users_to_widen(tiny_run):
         export.refuse(both)
 
 
-@pytest.mark.parametrize("licence", ["PSF-2.0", "apache-2.0", "MIT OR Apache-2.0", "LicenseRef-WordNet"])
-def test_spdx_licences_are_taken(tmp_path, licence):
+@pytest.mark.parametrize(
+    "licence",
+    [
+        "PSF-2.0",
+        "apache-2.0",
+        "MIT OR Apache-2.0",
+        "LicenseRef-WordNet",
+        "other",
+        "Other",
+        *sorted(HUB_LICENCES),
+    ],
+)
+def test_licences_of_spdx_and_of_the_hub_are_taken(tmp_path, licence):
     assert refusal(export.check, make_config(tmp_path, export={"licence": licence})) is None
 
 
 @pytest.mark.parametrize(
-    ("licence", "way"), [("apache2", "apache-2.0"), ("", "choices"), ("mine", "LicenseRef")]
+    ("licence", "way"),
+    [
+        ("apache2", "apache-2.0"),
+        ("", "choices"),
+        ("mine", "LicenseRef"),
+        ("none", "other where none is stated"),
+    ],
 )
 def test_other_licences_are_refused(tmp_path, licence, way):
     assert way in refusal(export.check, make_config(tmp_path, export={"licence": licence}))
+
+
+def test_the_card_says_of_a_licence_that_nobody_named_that_it_is_not_stated():
+    assert hub_licence("other") == {"license": "other", "license_name": "not-stated"}
+    assert hub_licence("PSF-2.0") == {"license": "other", "license_name": "psf-2.0"}
+    assert hub_licence("MIT") == {"license": "mit"}
+    assert (named("other"), named("MIT")) == ("not stated", "MIT")

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
-from fake_run import SCORES, SECONDS, files_of, make_run
+from fake_run import SCORE_FIELDS, SCORES, SECONDS, files_of, make_run, png
 
 from pipeline.run import artifact
 from pipeline.run.status import as_json, render_table, spread, status, summary, timeline
+from recipes.gan.ring_scores import PROTOCOL
 from recipes.llm import stages
+from tests.helpers import ROOT
 
 KEYS = {"stage", "state", "reason", "directory", "seconds", "digest", "metrics"}
 
@@ -85,27 +88,63 @@ def test_timeline_sums_what_is_published(tmp_path):
 def test_the_summary_tells_what_was_made_scored_and_said_and_how_to_go_on(tmp_path):
     config = make_run(tmp_path / "run with space")
     text = summary(config, stages(config))
+    assert text.startswith("Made in 10 min 01 s in /")
     for name in SECONDS:
-        assert str(tmp_path / "run with space" / name) in text
-    for name, model, _, _, unit, *_ in SCORES:
+        assert f"{name} " in text.partition("Scores")[0]
+    assert "Scores (3 of 4):" in text and "multiple choice" not in text  # the least telling is in the report
+    for name, model, _, _, unit, *_ in SCORES[:7]:
         assert name in text and model in text and unit in text
     assert (
         "    base        1.531  [1.498, 1.567]\n    fine-tuned  1.610  [1.576, 1.650]\n    xz -9e      1.704\n"
         in text
     )
     assert "    base        3.44  [3.37, 3.52]\n    fine-tuned  2.20  [2.14, 2.27]\n" in text
-    assert all(part in text for part in ("split_root(path):", "Join two or more", "<script>"))
+    assert all(part in text for part in ("base > import os def", "split_root(path):", "Join two or more"))
     assert f"headwater chat '{tmp_path / 'run with space'}'" in text.split("\n")[-1]
     assert "report.html" not in text
 
 
 def test_the_summary_names_the_report_that_was_made(tmp_path):
     config = make_run(tmp_path / "run", upto="report", files=lambda stage: files_of(stage) | report_of(stage))
-    assert f"Report: {tmp_path / 'run' / 'report' / 'report.html'}" in summary(config, stages(config))
+    assert f"every score: {tmp_path / 'run' / 'report' / 'report.html'}" in summary(config, stages(config))
 
 
 def report_of(stage):
     return {"report.html": "<p>"} if stage == "report" else {}
+
+
+def scored(names, models):
+    """An evaluation.json of every name for every model."""
+    rows = [dict(zip(SCORE_FIELDS, (name, model, 0.3, [0.1, 0.5], "", 10, "p", "lower"), strict=True))
+            for name in names for model in models]  # fmt: skip
+    return json.dumps({"scores": rows})
+
+
+def test_the_summary_is_one_screen_with_the_familys_three_scores_and_their_baselines(tmp_path, monkeypatch):
+    """34 scores of four samplers, as an image recipe has them; the family's own order decides, not the file's."""
+    monkeypatch.setattr("recipes.llm.HEADLINE", ("never measured", "score 30", "score 2", "score 17"))
+    models = ("20 steps", "40 steps", "guided", "real pictures")
+    files = {
+        "evaluate": {"evaluation.json": scored([f"score {n}" for n in range(34)], models)},
+        "generate": {"samples.json": files_of("generate")["samples.json"], "real.png": png(4, 4)},
+        "report": {"report.html": "<p>"},
+    }
+    config = make_run(tmp_path / "run", upto="report", files=lambda stage: files.get(stage, {}))
+    lines = summary(config, stages(config)).split("\n")
+    assert len(lines) <= 24 and "Scores (3 of 34):" in lines
+    titles = [line for line in lines if line.startswith("  score ")]
+    assert [line.split(" (")[0] for line in titles] == ["  score 30", "  score 2", "  score 17"]
+    for title in titles:
+        shown = lines[lines.index(title) + 1 :][:3]
+        assert [line.split("  0.")[0].strip() for line in shown] == ["20 steps", "guided", "real pictures"]
+    assert any(line.startswith("Pictures: ") and "generate: real.png" in line for line in lines)
+
+
+def test_every_family_declares_its_headline():
+    families = {path.parent.name for path in ROOT.glob("recipes/*/*.yaml")}
+    found = {family: import_module(f"recipes.{family}").HEADLINE for family in families}
+    assert all(len(names) >= 3 and len(set(names)) == len(names) for names in found.values())
+    assert set(PROTOCOL) <= set(found["gan"])
 
 
 def test_a_family_without_text_gets_no_chat_scores_or_samples(tmp_path):

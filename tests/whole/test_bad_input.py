@@ -79,7 +79,28 @@ PLANNED = {
     "unknown field of the architecture": (["model.config.hiden_size=8"], ["did you mean 'hidden_size'?"]),
     "a width that the heads do not divide": (
         ["model.config.hidden_size=33"],
-        ["model.config: ", "(33) is not"],
+        ["model.config.hidden_size = 33 ", "(33) is not a multiple", "hidden_size: 4096"],
+    ),
+    "a width that is no number": (
+        ["model.config.hidden_size=ten"],
+        ["model.config.hidden_size = 'ten' makes no llama\nexpected: ", "hidden_size: 4096"],
+    ),
+    "an activation that does not exist": (
+        ["model.config.hidden_act=gleu"],
+        ["model.config.hidden_act = 'gleu' makes no llama\nexpected: ", "hidden_act: 'silu'"],
+    ),
+    "no heads": (["model.config.num_attention_heads=0"], ["num_attention_heads = 0 makes no llama"]),
+    "heads that cannot share": (
+        ["model.config.num_attention_heads=4", "model.config.num_key_value_heads=3"],
+        ["4 attention heads cannot share 3 key and value heads evenly"],
+    ),
+    "no layers": (
+        ["model.config.num_hidden_layers=0"],
+        ["num_hidden_layers = 0 makes no llama", "one layer"],
+    ),
+    "an unknown kind of positions": (
+        ["model.config.rope_parameters.rope_type=liner"],
+        ["model.config.rope_parameters = ", "makes no llama"],
     ),
     "unknown key": (["pretrain.learnin_rate=1"], ["pretrain.learnin_rate", "did you mean 'learning_rate'?"]),
     "unknown section": (["pretran.max_steps=1"], ["'pretran'", "did you mean 'pretrain'?"]),
@@ -109,9 +130,27 @@ PLANNED = {
         ["run.output_dir={}/regular_file/run"],
         ["{}/regular_file is a file", "way out: run.output_dir="],
     ),
+    "a place where nothing can be made": (
+        ["run.output_dir=/proc/x"],
+        ["run.output_dir /proc/x: nothing can be made in /proc: no such file", "way out: run.output_dir="],
+    ),
+    "a place below one where nothing can be made": (
+        ["run.output_dir=/proc/x/y"],
+        ["run.output_dir /proc/x/y: nothing can be made in /proc: no such file"],
+    ),
+    "a name that is too long": (
+        [f"run.output_dir={'x' * 300}/run"],
+        ["file name too long", "way out: run.output_dir="],
+    ),
     "a vocabulary below the bytes": (["tokenizer.vocabulary_size=100"], ["greater than or equal to 300"]),
 }
-AS_A_PROCESS = ("missing corpus", "unknown architecture", "unknown key", "no permission to write")
+AS_A_PROCESS = (
+    "missing corpus",
+    "a place where nothing can be made",
+    "unknown architecture",
+    "unknown key",
+    "no permission to write",
+)
 
 
 def in_process(capsys, *arguments):

@@ -62,6 +62,20 @@ def test_every_stage_is_made(finished):
     assert manifest(output, "export")["metrics"]["pictures_equal"] == 10
 
 
+def test_the_summary_is_one_screen_of_the_scores_that_matter(finished):
+    family, output, done = finished
+    lines = done.out.partition("Made in ")[2].splitlines()
+    assert len(lines) <= 24
+    titles = [line.strip().split(" (")[0] for line in lines if line.endswith("is better)")]
+    headline = importlib.import_module(f"recipes.{family}").HEADLINE
+    measured = {
+        score["name"] for score in json.loads((output / "evaluate/evaluation.json").read_text())["scores"]
+    }
+    assert titles == [name for name in headline if name in measured][:3] and len(titles) == 3
+    for told in (f"Pictures: {output}/sample: ", f"{output}/report/report.html", f"export {output} --push"):
+        assert any(told[:80] in line for line in lines), told
+
+
 def test_the_same_command_again_does_nothing(finished):
     family, output, _ = finished
     before = listing(output)

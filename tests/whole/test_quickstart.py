@@ -35,14 +35,16 @@ def test_every_stage_is_made_in_order(finished):
 def test_the_summary_shows_scores_samples_and_the_way_on(finished):
     output, done = finished
     summary = done.out.partition("Made in ")[2]
+    assert len(summary.splitlines()) <= 24
     for stage in STAGES:
-        assert f"  {output / stage} " in summary
+        assert f"{stage} " in summary.partition("Scores (3 of ")[0]
     scores, _, samples = summary.partition("Samples:")
     assert all(
-        name in scores for name in ("bits per byte", "base", "fine-tuned", "xz -9e", "multiple choice")
+        name in scores
+        for name in ("bits per byte", "base", "fine-tuned", "xz -9e", "conversation loss", "parsed functions")
     )
     assert all(prompt in samples for prompt in ("base > def read_lines(path):", "chat > Write the docstring"))
-    assert f"Report: {output}/report/report.html" in samples
+    assert f"Report, with every score: {output}/report/report.html" in samples
     assert samples.rstrip().endswith(f"Talk to it: headwater chat {output}")
 
 

