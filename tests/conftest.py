@@ -1,6 +1,7 @@
-"""Fixtures of all tests: what each launcher did with the toy recipe, run once a session."""
+"""Fixtures of all tests: what each launcher did with the toy recipe, run once a session; and `--all`."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,34 @@ import pytest
 from tests.helpers import launch, once
 
 Report = dict[str, Any]
+LEFT_OUT = pytest.StashKey[Counter]()  # the cases marked `exhaustive`, by test
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="add the cases that are marked exhaustive")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --all, leave out what is marked exhaustive."""
+    exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.stash[LEFT_OUT] = Counter(item.nodeid.partition("[")[0] for item in exhaustive)
+    if exhaustive and not config.getoption("--all"):
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=exhaustive)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Say how many cases are left out; with --all, how many each test gets more. `-q` hides pytest's own line."""
+    config = session.config
+    cases, terminal = config.stash[LEFT_OUT], config.pluginmanager.get_plugin("terminalreporter")
+    if not cases or terminal is None:
+        return
+    if not config.getoption("--all"):
+        terminal.write_line(f"{cases.total()} exhaustive cases are left out; --all adds them")
+        return
+    terminal.write_line(f"--all adds {cases.total()} exhaustive cases:")
+    for test, number in cases.items():
+        terminal.write_line(f"  {number:4} {test}")
 
 
 @pytest.fixture(scope="session")
