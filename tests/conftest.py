@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.helpers import launch, once
 
@@ -69,3 +70,9 @@ def report_of(checkpoints_of_launchers) -> Callable[..., Report]:
 def hub_home(tmp_path_factory) -> None:
     """No test reads or writes the user's own Hub cache."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """The nets here are too small to share out: threads that wait for one another cost 40 times the work (a VAE)."""
+    torch.set_num_threads(1)
