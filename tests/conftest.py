@@ -12,6 +12,8 @@ import torch
 from tests.helpers import launch, once
 
 Report = dict[str, Any]
+# The files of launch/ that these start; their twins for GPUs are started by tests/test_recipes.py.
+FILES = {"one": None, "ddp": "cpu_ddp", "zero1": "zero1", "zero2": "cpu_zero2", "zero3": "cpu_zero3"}
 LEFT_OUT = pytest.StashKey[Counter]()  # the cases marked `exhaustive`, by test
 
 
@@ -52,16 +54,17 @@ def checkpoints_of_launchers(tmp_path_factory) -> Path:
 def report_of(checkpoints_of_launchers) -> Callable[..., Report]:
     """`report_of(launcher, source=None)`: what tests.worker saw; with a source, on resuming that one's checkpoints.
 
-    launcher: `one` for one plain process, or a file of launch/ by its stem, on two processes.
+    launcher: `one` for one plain process, or what FILES names, which is two processes.
     """
 
     @once
     def report(launcher: str, source: str | None = None) -> Report:
-        if source is not None:
-            report(source)  # leaves the checkpoints
+        if (launcher, source) == ("zero3", "one"):
+            return report("zero3")  # resumes them in its one launch
+        if source is not None or launcher == "zero3":
+            report(source or "one")  # leaves the checkpoints
         arguments = [str(checkpoints_of_launchers), launcher, *([source] if source else [])]
-        file, processes = (None, None) if launcher == "one" else (launcher, 2)
-        return launch(file, "tests.worker", *arguments, num_processes=processes)
+        return launch(FILES[launcher], "tests.worker", *arguments)
 
     return report
 
