@@ -79,3 +79,4 @@ def hub_home(tmp_path_factory) -> None:
 def one_thread() -> None:
     """The nets here are too small to share out: threads that wait for one another cost 40 times the work (a VAE)."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
