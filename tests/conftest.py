@@ -1,15 +1,47 @@
-"""Fixtures of all tests: what each launcher did with the toy recipe, run once a session."""
+"""Fixtures of all tests: what each launcher did with the toy recipe, run once a session; and `--all`."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.helpers import launch, once
 
 Report = dict[str, Any]
+# The files of launch/ that these start; their twins for GPUs are started by tests/test_recipes.py.
+FILES = {"one": None, "ddp": "cpu_ddp", "zero1": "zero1", "zero2": "cpu_zero2", "zero3": "cpu_zero3"}
+LEFT_OUT = pytest.StashKey[Counter]()  # the cases marked `exhaustive`, by test
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="add the cases that are marked exhaustive")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --all, leave out what is marked exhaustive."""
+    exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.stash[LEFT_OUT] = Counter(item.nodeid.partition("[")[0] for item in exhaustive)
+    if exhaustive and not config.getoption("--all"):
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=exhaustive)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Say how many cases are left out; with --all, how many each test gets more. `-q` hides pytest's own line."""
+    config = session.config
+    cases, terminal = config.stash[LEFT_OUT], config.pluginmanager.get_plugin("terminalreporter")
+    if not cases or terminal is None:
+        return
+    if not config.getoption("--all"):
+        terminal.write_line(f"{cases.total()} exhaustive cases are left out; --all adds them")
+        return
+    terminal.write_line(f"--all adds {cases.total()} exhaustive cases:")
+    for test, number in cases.items():
+        terminal.write_line(f"  {number:4} {test}")
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +54,17 @@ def checkpoints_of_launchers(tmp_path_factory) -> Path:
 def report_of(checkpoints_of_launchers) -> Callable[..., Report]:
     """`report_of(launcher, source=None)`: what tests.worker saw; with a source, on resuming that one's checkpoints.
 
-    launcher: `one` for one plain process, or a file of launch/ by its stem, on two processes.
+    launcher: `one` for one plain process, or what FILES names, which is two processes.
     """
 
     @once
     def report(launcher: str, source: str | None = None) -> Report:
-        if source is not None:
-            report(source)  # leaves the checkpoints
+        if (launcher, source) == ("zero3", "one"):
+            return report("zero3")  # resumes them in its one launch
+        if source is not None or launcher == "zero3":
+            report(source or "one")  # leaves the checkpoints
         arguments = [str(checkpoints_of_launchers), launcher, *([source] if source else [])]
-        file, processes = (None, None) if launcher == "one" else (launcher, 2)
-        return launch(file, "tests.worker", *arguments, num_processes=processes)
+        return launch(FILES[launcher], "tests.worker", *arguments)
 
     return report
 
@@ -40,3 +73,10 @@ def report_of(checkpoints_of_launchers) -> Callable[..., Report]:
 def hub_home(tmp_path_factory) -> None:
     """No test reads or writes the user's own Hub cache."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """The nets here are too small to share out: threads that wait for one another cost 40 times the work (a VAE)."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start

@@ -1,7 +1,8 @@
 """A program: every case that needs a launcher, one after the other in one process group; process 0 writes what it saw.
 
 `python -m tests.worker OUT SHARED LAUNCHER [FROM]`: checkpoints go to SHARED/LAUNCHER; with FROM, those in SHARED/FROM
-are resumed. What is seen is judged by the tests, not here.
+are resumed and nothing else is done. ZeRO-3 resumes those in SHARED/one beside its own cases. What is seen is judged
+by the tests, not here.
 """
 
 import json
@@ -209,7 +210,7 @@ def cases(runtime: Runtime, shared: Path, launcher: str, source: str | None) -> 
         return {"resumed": lambda: resumed_from(runtime, shared / source)}
     own = shared / launcher
     found: dict[str, Callable[[], Any]] = {
-        "runtime": lambda: {**asdict(runtime), "device": str(runtime.device)}
+        "runtime": lambda: {**asdict(runtime), "device": str(runtime.device), "launcher": runtime.describe()}
     }
     for optim in OPTIMS:
         for accumulation in ACCUMULATIONS:
@@ -223,6 +224,8 @@ def cases(runtime: Runtime, shared: Path, launcher: str, source: str | None) -> 
             found[name] = lambda poison=poison, optim=optim: not_finite(runtime, poison, optim)
     for name, fields in RESUMED.items():
         found[f"resume {name}"] = lambda name=name, fields=fields: resume(runtime, own / name, fields)
+    if launcher == "zero3":
+        found["resumed"] = lambda: resumed_from(runtime, shared / "one")
     found["evaluation"] = lambda: evaluation(runtime)
     found["drawing"] = lambda: drawing(runtime, own)
     if runtime.zero_stage != 3:

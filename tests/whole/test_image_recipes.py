@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from pipeline.run.artifact import verify_chain
 from pipeline.run.stage import open_recipe
 from recipes.common.export import compare, drawn_afresh
+from tests.exhaustive import exhaustive
 from tests.whole.command import ROOT, headwater, listing, manifest
 
 # diffusers 0.42 turns tensors into arrays in numpy's old way.
@@ -39,6 +40,7 @@ OWN = {
     "diffusion": ("train.learning_rate=0.05", "sampler.steps=3", "sampler.others=[]", "evaluate.pictures=30"),
     "gan": ("train.critic.warmup_steps=0", "train.generator.warmup_steps=0"),
 }
+USE = ("utility.seeds=1", "utility.max_steps=2", "utility.samples=20", "utility.real=20")
 STAGES = {"prepare", "features", "train", "evaluate", "sample", "export", "report"}
 
 
@@ -85,11 +87,20 @@ def test_the_same_command_again_does_nothing(finished):
     assert again.seconds < 10  # measured 0.3 on idle cores
 
 
+def test_a_use_leaves_the_finished_stages_as_they_are_and_is_the_next_to_be_made(finished):
+    family, output, _ = finished
+    done = headwater("run", *short(family, output, *USE), "--dry-run")
+    assert done.code == 0, done.err
+    decided = {line.split()[0]: line.split()[1] for line in done.out.splitlines()}
+    assert {stage for stage, decision in decided.items() if decision == "run"} == {"utility"}
+
+
+# The stage is one for all. What differs by family is the sampler and the settings: other tests here meet them in each.
+@pytest.mark.parametrize("finished", ["vae", exhaustive("diffusion"), exhaustive("gan")], indirect=True)
 def test_a_use_of_a_finished_model_is_made_beside_it_and_shown(finished):
     family, output, _ = finished
-    asked = ("utility.seeds=1", "utility.max_steps=2", "utility.samples=20", "utility.real=20")
     before = {stage: manifest(output, stage)["made"]["started"] for stage in STAGES - {"report"}}
-    done = headwater("run", *short(family, output, *asked))
+    done = headwater("run", *short(family, output, *USE))
     assert (done.code, done.err) == (0, "")
     assert {stage: manifest(output, stage)["made"]["started"] for stage in before} == before
     assert "accuracy after training on these pictures" in (output / "report" / "report.html").read_text()
