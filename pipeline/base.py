@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError
+from pipeline.run.outside import files_below
 from pipeline.run.stage import Context
 
 if TYPE_CHECKING:
@@ -56,6 +57,19 @@ def _check_trainable(config: LanguageModelConfig, settings: PretrainedConfig) ->
 
     rows = [section.sequence_length for section in (config.pretrain, config.finetune) if section]
     check_trainable(settings, config.model.attention, max(rows, default=1))
+
+
+def outside_files(config: LanguageModelConfig) -> dict[str, Path]:
+    """The files of the pretrained directory or package; none for a name of the Hub, which `revision` pins.
+
+    Raises:
+        UserError: as gguf_in_package.
+    """
+    name = str(config.model.pretrained)
+    if name.startswith(PACKAGE):
+        file = gguf_in_package(name.removeprefix(PACKAGE))
+        return {file.name: file}
+    return files_below(Path(name)) if Path(name).is_dir() else {}
 
 
 def gguf_in_package(package: str) -> Path:

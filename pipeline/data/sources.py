@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pipeline.data import rows, stdlib
 from pipeline.data.config import Chat, Corpus
 from pipeline.data.rows import Row, Source, column_of, name_of
+from pipeline.run import outside
 from pipeline.run.errors import UserError, nearest
 from pipeline.run.files import digest_of
 
@@ -86,6 +88,20 @@ def check_corpus(corpus: Corpus) -> None:
 def check_chat(chat: Chat) -> None:
     """As check_corpus, for conversations."""
     _check(chat)
+
+
+def outside_files(source: Source) -> dict[str, Path]:
+    """The files that `source` reads, by name; none for a dataset of the Hub, whose copies here are named by revision.
+
+    Raises:
+        UserError: as files_of.
+    """
+    if source.source == "wordnet":
+        return outside.files_below(rows.path_of(source))
+    if source.source == "datasets":
+        folder = Path(str(source.path)).expanduser()
+        return outside.files_below(folder) if folder.exists() else {}
+    return dict(rows.files_of(source))
 
 
 def fingerprint(source: Source) -> dict[str, int | str]:

@@ -6,13 +6,14 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
-from pipeline.run import artifact, provenance
+from pipeline.run import artifact, outside, provenance
 from pipeline.run.artifact import Artifact, Decision
 from pipeline.run.config import load, read_yaml
 from pipeline.run.errors import UserError, nearest
@@ -29,7 +30,8 @@ class Stage:
 
     module: holds `check(config)` and `run(context) -> metrics`; identity: the settings that decide its output;
     inputs: upstream stages; launched: trains on all processes, through `accelerate launch`; view: only shows its
-    inputs, so that it is made again, and nobody is asked, where they are others.
+    inputs, so that it is made again, and nobody is asked, where they are others; reads: the files from outside the run
+    that it is made from, listed when asked.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     launched: bool = False
     view: bool = False
+    reads: Callable[[], outside.Files] = field(default=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,18 @@ def decisions(
         decision = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
         if stage.view and decision.action == "conflict":
             decision = Decision("run", f"to be shown anew: {decision.reason}")
+        if decision.action == "up to date" and (changed := _changed_outside(config, stage)):
+            decision = Decision("conflict", changed)
         found[stage.name] = decision
         published = artifact.read(made)
         digests[stage.name] = (
             published.digest if published and found[stage.name].action == "up to date" else None
         )
     return found
+
+
+def _changed_outside(config: Any, stage: Stage) -> str:
+    return outside.changes(outside.record_of(Path(config.run.output_dir), stage.name), stage.reads)
 
 
 def check_all(config: Any, stages: tuple[Stage, ...], found: dict[str, Decision]) -> None:
@@ -169,7 +178,10 @@ def _make(config: Any, stage: Stage, terminal: TextIO, is_main: bool) -> dict[st
     directories = {name: made.path for name, made in inputs.items()}
     context = Context(config, stage, directories, staged, checkpoints, output / "logs", terminal)
     started, facts = time.time(), provenance.facts()
+    read = outside.snapshot(stage.reads()) if is_main else {}
     metrics = module.run(context)
+    if is_main:
+        outside.keep(outside.record_of(output, stage.name), read)
     return {
         "stage": stage.name,
         "identity": stage.identity,

@@ -1,11 +1,15 @@
 """The chain of stages of an image recipe: one for every family."""
 
 import importlib
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pipeline.run.config import Section, identity
+from pipeline.run.outside import files_below
 from pipeline.run.stage import Stage
+from recipes.common.images.config import Images
 
 
 def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
@@ -17,7 +21,7 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
     own = f"recipes.{config.recipe}"
     seen = ("features",) if config.features else ()
     found = [
-        Stage("prepare", "recipes.common.images.prepare", of(config, "data")),
+        Stage("prepare", "recipes.common.images.prepare", of(config, "data"), reads=partial(_pictures, config.data)),
         *(
             [Stage("features", "recipes.common.scores.features", of(config, "features"), ("prepare",), True)]
             if seen
@@ -35,6 +39,12 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
         inputs = ("prepare", "train", "evaluate", "sample")
         found.append(Stage("export", "recipes.common.export", of(config, "export"), inputs))
     return (*found, Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
+
+
+def _pictures(images: Images) -> dict[str, Path]:
+    """The files at the path of pictures that are the user's own; the named data sets are pinned by their packages."""
+    path = Path(images.path).expanduser() if images.path else None
+    return files_below(path) if path and path.exists() else {}
 
 
 def of(config: Any, *names: str) -> dict[str, Any]:

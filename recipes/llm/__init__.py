@@ -1,7 +1,10 @@
 """The language-model family: which stages a recipe has, what decides each one's output, and what it is made from."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from pipeline.data.config import Chat, Corpus
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.config import Section, identity
 from pipeline.run.stage import Stage
@@ -16,11 +19,13 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
     origin = "tokenizer" if scratch else "base"
     base = "pretrain" if config.pretrain else "base"
     tuned = "finetune" if config.finetune else base
+    corpus, texts = partial(_texts, config.corpus), partial(_texts, config.corpus, config.chat)
+    weights = partial(_weights, config)
     found = [
-        Stage("tokenizer", "pipeline.train_tokenizer", _of(config, "corpus", "tokenizer"))
+        Stage("tokenizer", "pipeline.train_tokenizer", _of(config, "corpus", "tokenizer"), reads=corpus)
         if scratch
-        else Stage("base", "pipeline.base", _of(config, "model")),
-        Stage("tokenize", "pipeline.tokenize", _of(config, "corpus", "chat"), (origin,)),
+        else Stage("base", "pipeline.base", _of(config, "model"), reads=weights),
+        Stage("tokenize", "pipeline.tokenize", _of(config, "corpus", "chat"), (origin,), reads=texts),
     ]
     if config.pretrain:
         found.append(
@@ -47,3 +52,21 @@ def _of(config: LanguageModelConfig, *names: str) -> dict[str, Any]:
     """The identity of the named sections that this config has."""
     sections: dict[str, Section | None] = {name: getattr(config, name) for name in names}
     return {name: identity(section) for name, section in sections.items() if section is not None}
+
+
+def _texts(*sources: Corpus | Chat | None) -> dict[str, Path]:
+    """The files that the sections of data name, by section and name."""
+    from pipeline.data.sources import outside_files
+
+    return {
+        f"{type(source).__name__.lower()}: {name}": file
+        for source in sources
+        if source
+        for name, file in outside_files(source).items()
+    }
+
+
+def _weights(config: LanguageModelConfig) -> dict[str, Path]:
+    from pipeline.base import outside_files
+
+    return outside_files(config)

@@ -1,0 +1,119 @@
+"""Catches data that changed after they were read and still count as "up to date", and equal data that do not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.run import outside
+from pipeline.run.stage import decisions, execute, open_recipe
+from recipes.common.images import digits
+from tests.helpers import ROOT
+
+WORDS = "the quick brown fox jumps over the lazy dog while {} others watch it from the old stone wall\n"
+
+
+def write_corpus(folder: Path) -> None:
+    folder.mkdir()
+    for index in range(40):
+        (folder / f"{index}.txt").write_text("".join(WORDS.format(index * line) for line in range(30)))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A recipe on a folder of text, its tokenizer made; a function that decides its stages again."""
+    write_corpus(tmp_path / "corpus")
+    tree = yaml.safe_load((ROOT / "recipes" / "llm" / "quickstart.yaml").read_text())
+    tree["corpus"] = {"source": "text", "path": str(tmp_path / "corpus"), "held_out": 0.2}
+    tree["run"]["output_dir"] = str(tmp_path / "run")
+    tree["tokenizer"]["vocabulary_size"] = 300
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    config, stages = open_recipe(tmp_path / "own.yaml", [])
+    execute(config, stages, stages[0], sys.stderr)
+    return lambda: decisions(config, stages)["tokenizer"]
+
+
+def append(corpus: Path) -> None:
+    with open(corpus / "7.txt", "a") as file:
+        file.write("one more line\n")
+
+
+def same_size(corpus: Path) -> None:
+    text = (corpus / "7.txt").read_text()
+    (corpus / "7.txt").write_text(text.replace("fox", "cat"))
+
+
+CHANGES = {
+    "a line more": (append, "changed since: 7.txt"),
+    "other words of the same size": (same_size, "changed since: 7.txt"),
+    "a file more": (lambda corpus: (corpus / "new.txt").write_text("words"), "added since: new.txt"),
+    "a file less": (lambda corpus: (corpus / "3.txt").unlink(), "taken away since: 3.txt"),
+    "a file renamed": (
+        lambda corpus: (corpus / "3.txt").rename(corpus / "three.txt"),
+        "added since: three.txt; taken away since: 3.txt",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_corpus_is_a_decision_that_names_the_file(run, tmp_path, change):
+    assert run().action == "up to date"
+    alter, said = CHANGES[change]
+    alter(tmp_path / "corpus")
+    decision = run()
+    assert decision.action == "conflict"
+    assert decision.reason.replace("corpus: ", "") == said
+
+
+def test_a_file_that_was_touched_or_copied_is_the_same(run, tmp_path):
+    os.utime(tmp_path / "corpus" / "7.txt", (1, 1))
+    assert run().action == "up to date"
+
+
+def test_the_command_names_what_changed_and_the_way_out(run, tmp_path):
+    append(tmp_path / "corpus")
+    command = [sys.executable, "-m", "pipeline", "run", str(tmp_path / "own.yaml")]
+    dry = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "tokenizer    conflict    changed since: corpus: 7.txt" in dry.stdout
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "7.txt" in done.stderr and "--replace tokenizer" in done.stderr
+
+
+def test_a_corpus_that_is_no_longer_here_is_nothing_to_make_it_from_again(run, tmp_path):
+    (tmp_path / "corpus").rename(tmp_path / "elsewhere")
+    assert run().action == "up to date"
+
+
+def test_nothing_is_read_to_see_that_nothing_changed(tmp_path, monkeypatch):
+    """10,000 files cost a `stat` each: reading them would take minutes where they are large."""
+    for index in range(10_000):
+        (tmp_path / f"{index}.txt").write_text(str(index))
+    record = tmp_path / "record" / "stage.json"
+    outside.keep(record, outside.snapshot(outside.files_below(tmp_path)))
+    monkeypatch.setattr(outside, "digest_of", lambda path: pytest.fail(f"{path} was read"))
+    known = {path.name: path for path in sorted(tmp_path.glob("*.txt"))}
+    assert outside.changes(record, lambda: known) == ""
+
+
+def test_a_picture_more_in_a_folder_is_seen(tmp_path):
+    tree = yaml.safe_load((ROOT / "recipes" / "vae" / "digits.yaml").read_text())
+    folder = tmp_path / "pictures"
+    for label in "01":
+        (folder / label).mkdir(parents=True)
+    pictures = digits.load()[0][:40]
+    for index, picture in enumerate(pictures):
+        Image.fromarray(picture.squeeze()).save(folder / str(index % 2) / f"{index}.png")
+    tree["data"] = {"source": "folder", "path": str(folder), "image_size": 8, "channels": 1, "held_out": 0.3}
+    tree["run"]["output_dir"] = str(tmp_path / "run")
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    config, stages = open_recipe(tmp_path / "own.yaml", [])
+    execute(config, stages, stages[0], sys.stderr)
+    assert decisions(config, stages)["prepare"].action == "up to date"
+    Image.fromarray(pictures[0].squeeze()).save(folder / "0" / "more.png")
+    found = decisions(config, stages)["prepare"]
+    assert (found.action, found.reason) == ("conflict", "added since: 0/more.png")
