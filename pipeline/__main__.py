@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--push", metavar="USER/NAME", required=True, help="the repository; private unless --public"
     )
     export.add_argument("--public", action="store_true", help="create the repository public")
+    verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
     verbs.add_parser("chat", help="talk to a run's model in the terminal")
     return top
 
@@ -270,6 +271,14 @@ def _export(given: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(given: argparse.Namespace) -> int:
+    from pipeline.run.doctor import examine, screen
+
+    findings = examine()
+    print(screen(findings))
+    return 2 if any(finding.missing for finding in findings) else 0
+
+
 def _chat(arguments: list[str]) -> int:
     """Chat reads its own options, so that they may stand before the run."""
     from pipeline.lm.chat import run_chat
@@ -284,6 +293,7 @@ VERBS = {
     "status": _status,
     "verify": _verify,
     "export": _export,
+    "doctor": _doctor,
 }
 
 if __name__ == "__main__":

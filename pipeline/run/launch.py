@@ -162,13 +162,18 @@ def check_compiler(training: Loop, optimizers: tuple[Optimizer, ...]) -> None:
         UserError: with the setting that needs it.
     """
     muon = any(optimizer.optim == "muon" for optimizer in optimizers)
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    compiler = compiler_of()
     if (training.torch_compile or muon) and not _gpus() and shutil.which(compiler) is None:
         setting = "torch_compile: true" if training.torch_compile else "optim: muon"
         raise UserError(
             f"{setting} needs a C++ compiler, and {compiler} is not there\n"
             "way out: install it, name another in CXX, or do without the setting"
         )
+
+
+def compiler_of() -> str:
+    """The C++ compiler that torch.compile calls on a CPU."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def check_trackers(run: Run) -> None:

@@ -24,6 +24,7 @@ FROZEN = {
     "status": (RECIPE_AND_OVERRIDES, ["--json"]),
     "verify": (["directory"], []),
     "export": (["run"], ["--push", "--public"]),
+    "doctor": ([], []),
     "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--seed"]),
 }
 
