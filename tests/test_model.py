@@ -6,8 +6,8 @@ from pipeline.lm.config import Model
 from pipeline.lm.model import build_config
 from pipeline.run.errors import UserError
 
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-MISTRAL = TINY | {"num_key_value_heads": 2, "intermediate_size": 32}
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+MISTRAL = TINY | {"intermediate_size": 32}
 
 
 def config_of(architecture: str, attention: str = "sdpa", positions: int = 16, **fields):

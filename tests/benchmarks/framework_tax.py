@@ -68,7 +68,7 @@ def main() -> None:
         tokens_per_second={name: spread(values) for name, values in figures.items()},
         loss_differences=gaps,
         warm_up_seconds=seconds,
-        protocol=f"the quickstart's model, bf16 autocast, {ROWS} x {LENGTH}, {STEPS} steps a sample, {REPEATS} pairs",
+        protocol=f"the small Llama, bf16 autocast, {ROWS} x {LENGTH}, {STEPS} steps a sample, {REPEATS} pairs",
     )
 
 

@@ -63,7 +63,7 @@ def on_the_cpu(threads: int) -> None:
 
 
 def training(**changes) -> Pretrain:
-    """AdamW on the shared rows; `changes` are settings of Pretrain."""
+    """AdamW in bf16 on the shared rows; `changes` are settings of Pretrain."""
     settings = dict(
         sequence_length=LENGTH,
         max_steps=1_000_000,
@@ -73,6 +73,7 @@ def training(**changes) -> Pretrain:
         lr_scheduler_type="constant",
         adam_beta2=0.999,
         weight_decay=0.0,
+        bf16=True,
     )
     return Pretrain(**(settings | changes))
 

@@ -23,9 +23,9 @@ from tests.whole.command import (
 
 def test_every_stage_is_made_in_order(finished):
     output, done = finished
-    assert [line for line in done.out.splitlines() if line.endswith(": running")] == [
-        f"{stage}: running" for stage in STAGES
-    ]
+    started = [line for line in done.out.splitlines() if ": running" in line]
+    assert [line.partition(" in ")[0] for line in started] == [f"{stage}: running" for stage in STAGES]
+    assert all(" in bf16; " in line or " in fp32; " in line for line in started if "tune" in line or "pre" in line)
     assert [manifest(output, stage)["stage"] for stage in STAGES] == list(STAGES)
     for stage in ("pretrain", "finetune"):
         assert manifest(output, stage)["made"]["launcher"] == "ZeRO-2, 2 x cpu"
