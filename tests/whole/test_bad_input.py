@@ -78,29 +78,29 @@ PLANNED = {
     "unknown architecture": (["model.architecture=lama"], ["'lama'", "did you mean 'llama'?"]),
     "unknown field of the architecture": (["model.config.hiden_size=8"], ["did you mean 'hidden_size'?"]),
     "a width that the heads do not divide": (
-        ["model.config.hidden_size=33"],
+        ["model.architecture=llama", "model.config.hidden_size=33"],
         ["model.config.hidden_size = 33 ", "(33) is not a multiple", "hidden_size: 4096"],
     ),
     "a width that is no number": (
         ["model.config.hidden_size=ten"],
-        ["model.config.hidden_size = 'ten' makes no llama\nexpected: ", "hidden_size: 4096"],
+        ["model.config.hidden_size = 'ten' makes no qwen3\nexpected: ", "hidden_size: 4096"],
     ),
     "an activation that does not exist": (
         ["model.config.hidden_act=gleu"],
-        ["model.config.hidden_act = 'gleu' makes no llama\nexpected: ", "hidden_act: 'silu'"],
+        ["model.config.hidden_act = 'gleu' makes no qwen3\nexpected: ", "hidden_act: 'silu'"],
     ),
-    "no heads": (["model.config.num_attention_heads=0"], ["num_attention_heads = 0 makes no llama"]),
+    "no heads": (["model.config.num_attention_heads=0"], ["num_attention_heads = 0 makes no qwen3"]),
     "heads that cannot share": (
         ["model.config.num_attention_heads=4", "model.config.num_key_value_heads=3"],
         ["4 attention heads cannot share 3 key and value heads evenly"],
     ),
     "no layers": (
         ["model.config.num_hidden_layers=0"],
-        ["num_hidden_layers = 0 makes no llama", "one layer"],
+        ["num_hidden_layers = 0 makes no qwen3", "one layer"],
     ),
     "an unknown kind of positions": (
         ["model.config.rope_parameters.rope_type=liner"],
-        ["model.config.rope_parameters = ", "makes no llama"],
+        ["model.config.rope_parameters = ", "makes no qwen3"],
     ),
     "unknown key": (["pretrain.learnin_rate=1"], ["pretrain.learnin_rate", "did you mean 'learning_rate'?"]),
     "unknown section": (["pretran.max_steps=1"], ["'pretran'", "did you mean 'pretrain'?"]),
