@@ -113,6 +113,9 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     if all(decision.action == "up to date" for decision in found.values()):
         print(f"{config.run.output_dir}: all {len(stages)} stages are up to date, nothing to do")
+        for name, decision in found.items():
+            if decision.reason:
+                print(f"{name}: {decision.reason}")
         return 0
     _check(config, stages, found)
     _discard(config, stages, discarded)
@@ -163,12 +166,11 @@ def _discard(config: Any, stages: tuple, names: frozenset[str], dry_run: bool = 
     from pipeline.run.stage import checkpoints_of, directory_of
 
     for stage in [stage for stage in stages if stage.name in names]:
-        made = directory_of(config, stage.name)
-        if made.exists():
-            print(f"{stage.name}: {'would discard' if dry_run else 'discarding'} {made}")
-        if not dry_run:
-            discard(made)
-            discard(checkpoints_of(config, stage.name))
+        for made in (directory_of(config, stage.name), checkpoints_of(config, stage.name)):
+            if made.exists():
+                print(f"{stage.name}: {'would discard' if dry_run else 'discarding'} {made}")
+            if not dry_run:
+                discard(made)
 
 
 def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace) -> int:
@@ -176,11 +178,12 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     from pipeline.run.artifact import read
     from pipeline.run.launch import launch_command, launch_environment, read_launch
     from pipeline.run.machine import precision_of
-    from pipeline.run.stage import decisions, directory_of, refuse_conflicts
+    from pipeline.run.stage import decisions, directory_of, refuse_to_make
     from pipeline.run.supervise import run_process
 
-    found = decisions(config, stages)[stage.name]
-    refuse_conflicts({stage.name: found})
+    decided = decisions(config, stages)
+    refuse_to_make(stage.name, stages, decided)
+    found = decided[stage.name]
     if found.action == "up to date":
         print(f"{stage.name}: up to date")
         return 0

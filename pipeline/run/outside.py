@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.run.artifact import Decision
 from pipeline.run.errors import UserError
 from pipeline.run.files import digest_of, write_json
 
@@ -45,26 +46,42 @@ def keep(path: Path, taken: dict[str, list[Any]]) -> None:
         write_json(path, taken)
 
 
-def changes(record: Path, reads: Callable[[], Files]) -> str:
-    """Which files were added, changed or taken away since `record` was written; "" where none was, or none is known.
+def judge(record: Path, reads: Callable[[], Files]) -> Decision:
+    """Whether what a finished stage read is still the same: a conflict names the files that are not.
 
-    A source that is not there at all, as on another machine, is no change: there is nothing to make the stage from.
+    Where that cannot be told, the stage stays up to date and the reason says so: no record was kept, or none of the
+    files is there, as on another machine, so that there is nothing to make it from again.
+
+    Raises:
+        UserError: the record cannot be read.
     """
-    if not record.is_file():
-        return ""
-    before = json.loads(record.read_text())
     try:
         now = reads()
     except UserError:
         now = {}
+    if not record.is_file():
+        return Decision("up to date", "no record of its files: a change is not seen" if now else "")
+    before = _read(record)
     if not now:
-        return ""
+        return Decision("up to date", f"none of the {len(before)} files that it read is there to compare")
     found = {
         "added": sorted(now.keys() - before.keys()),
         "changed": [name for name, path in now.items() if name in before and _differs(before[name], path)],
         "taken away": sorted(before.keys() - now.keys()),
     }
-    return "; ".join(f"{kind} since: {_some(names)}" for kind, names in found.items() if names)
+    changed = "; ".join(f"{kind} since: {_some(names)}" for kind, names in found.items() if names)
+    return Decision("conflict", changed) if changed else Decision("up to date")
+
+
+def _read(record: Path) -> dict[str, list[Any]]:
+    try:
+        found = json.loads(record.read_text())
+        return {name: [int(size), int(time), str(digest)] for name, (size, time, digest) in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        stage = record.stem
+        raise UserError(
+            f"{record} is damaged: {error}\nway out: `--replace {stage}`, or delete it, and changes so far are not seen"
+        ) from None
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -118,9 +118,10 @@ def decisions(
         decision = artifact.decide(made, checkpoints_of(config, stage.name), stage.identity, inputs)
         if stage.view and decision.action == "conflict":
             decision = Decision("run", f"to be shown anew: {decision.reason}")
-        if decision.action == "up to date" and (changed := _changed_outside(config, stage)):
-            decision = Decision("conflict", changed)
-        found[stage.name] = decision
+        if decision.action == "up to date":
+            record = outside.record_of(Path(config.run.output_dir), stage.name)
+            decision = outside.judge(record, stage.reads)
+        found[stage.name] = _behind_conflict(stage, decision, stages, found)
         published = artifact.read(made)
         digests[stage.name] = (
             published.digest if published and found[stage.name].action == "up to date" else None
@@ -128,8 +129,31 @@ def decisions(
     return found
 
 
-def _changed_outside(config: Any, stage: Stage) -> str:
-    return outside.changes(outside.record_of(Path(config.run.output_dir), stage.name), stage.reads)
+def _behind_conflict(
+    stage: Stage, decision: Decision, stages: tuple[Stage, ...], found: dict[str, Decision]
+) -> Decision:
+    """`decision`, its reason naming the conflict whose way out makes this stage again too."""
+    origins = [name for name in sorted(upstream(stages, stage.name)) if found[name].action == "conflict"]
+    if decision.action == "conflict" or not origins:
+        return decision
+    again = f"made from {' and '.join(origins)}, in conflict: --replace makes it again too"
+    return Decision(decision.action, f"{decision.reason}; {again}" if decision.reason else again)
+
+
+def upstream(stages: tuple[Stage, ...], name: str) -> set[str]:
+    """The stages that `name` is made from, directly or not."""
+    inputs = {stage.name: stage.inputs for stage in stages}
+    return set(inputs[name]).union(*(upstream(stages, each) for each in inputs[name]))
+
+
+def refuse_to_make(name: str, stages: tuple[Stage, ...], found: dict[str, Decision]) -> None:
+    """Refuse a stage that conflicts; and to make one from what conflicts, which would mix two sets of data.
+
+    Raises:
+        UserError: with the way out.
+    """
+    made = found[name].action != "up to date"
+    refuse_conflicts({each: found[each] for each in found if each == name or made and each in upstream(stages, name)})
 
 
 def check_all(config: Any, stages: tuple[Stage, ...], found: dict[str, Decision]) -> None:
@@ -247,8 +271,8 @@ def run_alone(name: str, arguments: list[str]) -> int:
             raise UserError(
                 f"{arguments[0]} has no stage {name}\nit has: {', '.join(s.name for s in stages)}"
             )
-        found = {name: decisions(config, stages)[name]}
-        refuse_conflicts(found)
+        found = decisions(config, stages)
+        refuse_to_make(name, stages, found)
         check_writable(Path(config.run.output_dir))
         if found[name].action == "up to date":
             if int(os.environ.get("RANK", "0")) == 0:

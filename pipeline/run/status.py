@@ -78,7 +78,7 @@ def render_table(rows: list[dict[str, Any]]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     seconds = "" if row["seconds"] is None else duration(row["seconds"])
-    figures = row["reason"] or main_figures(row["metrics"])
+    figures = main_figures(row["metrics"]) if row["state"] == "up to date" else row["reason"]
     return [row["stage"], row["state"], seconds, row["digest"] or "", figures]
 
 

@@ -43,8 +43,13 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
 
 def _pictures(images: Images) -> dict[str, Path]:
     """The files at the path of pictures that are the user's own; the named data sets are pinned by their packages."""
+    from recipes.common.images.readers import SUFFIXES
+
     path = Path(images.path).expanduser() if images.path else None
-    return files_below(path) if path and path.exists() else {}
+    found = files_below(path) if path and path.exists() else {}
+    if images.source != "folder":
+        return found
+    return {name: file for name, file in found.items() if file.suffix.lower() in SUFFIXES}
 
 
 def of(config: Any, *names: str) -> dict[str, Any]:

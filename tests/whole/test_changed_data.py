@@ -9,7 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.run import outside
+from pipeline.run import artifact, outside
+from pipeline.run.artifact import Decision
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
 from pipeline.run.stage import decisions, execute, open_recipe
 from recipes.common.images import digits
 from tests.helpers import ROOT
@@ -84,9 +87,65 @@ def test_the_command_names_what_changed_and_the_way_out(run, tmp_path):
     assert "7.txt" in done.stderr and "--replace tokenizer" in done.stderr
 
 
-def test_a_corpus_that_is_no_longer_here_is_nothing_to_make_it_from_again(run, tmp_path):
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_corpus_of_which_nothing_is_left_is_said(run, tmp_path, emptied):
     (tmp_path / "corpus").rename(tmp_path / "elsewhere")
-    assert run().action == "up to date"
+    if emptied:
+        (tmp_path / "corpus").mkdir()
+    decision = run()
+    assert decision.action == "up to date"
+    assert decision.reason == "none of the 40 files that it read is there to compare"
+
+
+def test_a_missing_record_is_said_and_a_damaged_one_is_the_users_error(run, tmp_path):
+    record = tmp_path / "run" / "inputs" / "tokenizer.json"
+    record.write_text('{"corpus: 1.txt": [1')
+    with pytest.raises(UserError, match="tokenizer.json is damaged(.|\n)*way out: `--replace tokenizer`"):
+        run()
+    record.unlink()
+    assert run().reason == "no record of its files: a change is not seen"
+
+
+def headwater(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("words", [["pipeline.tokenize"], ["pipeline", "stage", "tokenize"]], ids=" ".join)
+def test_a_stage_alone_is_not_made_from_what_conflicts(run, tmp_path, words):
+    """The tokenizer would be of the old corpus and the tokens of the new one."""
+    append(tmp_path / "corpus")
+    done = headwater(*words, str(tmp_path / "own.yaml"))
+    assert done.returncode == 2 and "--replace tokenizer" in done.stderr
+    assert not (tmp_path / "run" / "tokenize").exists()
+
+
+def test_training_under_way_goes_on_with_the_data_it_began_with_or_not_at_all(run, tmp_path):
+    for command in (["run"], ["stage", "pretrain"]):
+        recipe = str(tmp_path / "own.yaml")
+        if command == ["run"]:
+            assert headwater("pipeline.tokenize", recipe).returncode == 0
+            begun = tmp_path / "run" / "checkpoints" / "pretrain"
+            (begun / "step-00000001").mkdir(parents=True)
+            config, stages = open_recipe(tmp_path / "own.yaml", [])
+            pretrain = next(stage for stage in stages if stage.name == "pretrain")
+            digests = {name: artifact.read(tmp_path / "run" / name).digest for name in pretrain.inputs}
+            write_json(begun / "identity.json", {"identity": pretrain.identity, "inputs": digests})
+            assert decisions(config, stages)["pretrain"].action == "resume"
+            append(tmp_path / "corpus")
+        done = headwater("pipeline", *command, recipe)
+        assert done.returncode == 2 and "changed since: corpus: 7.txt" in done.stderr
+    dry = headwater("pipeline", "run", recipe, "--dry-run", "--replace", "tokenizer")
+    assert f"pretrain: would discard {begun}" in dry.stdout
+
+
+def test_a_dry_run_names_what_is_behind_a_conflict(run, tmp_path):
+    recipe = str(tmp_path / "own.yaml")
+    assert headwater("pipeline.tokenize", recipe).returncode == 0
+    config, stages = open_recipe(tmp_path / "own.yaml", [])
+    append(tmp_path / "corpus")
+    found = decisions(config, stages)
+    said = "made from tokenize and tokenizer, in conflict: --replace makes it again too"
+    assert found["pretrain"].reason.endswith(said)
 
 
 def test_nothing_is_read_to_see_that_nothing_changed(tmp_path, monkeypatch):
@@ -97,7 +156,7 @@ def test_nothing_is_read_to_see_that_nothing_changed(tmp_path, monkeypatch):
     outside.keep(record, outside.snapshot(outside.files_below(tmp_path)))
     monkeypatch.setattr(outside, "digest_of", lambda path: pytest.fail(f"{path} was read"))
     known = {path.name: path for path in sorted(tmp_path.glob("*.txt"))}
-    assert outside.changes(record, lambda: known) == ""
+    assert outside.judge(record, lambda: known) == Decision("up to date")
 
 
 def test_a_picture_more_in_a_folder_is_seen(tmp_path):
@@ -113,6 +172,8 @@ def test_a_picture_more_in_a_folder_is_seen(tmp_path):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
     config, stages = open_recipe(tmp_path / "own.yaml", [])
     execute(config, stages, stages[0], sys.stderr)
+    assert decisions(config, stages)["prepare"].action == "up to date"
+    (folder / "0" / "notes.txt").write_text("no picture")
     assert decisions(config, stages)["prepare"].action == "up to date"
     Image.fromarray(pictures[0].squeeze()).save(folder / "0" / "more.png")
     found = decisions(config, stages)["prepare"]
