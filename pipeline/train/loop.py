@@ -1,12 +1,13 @@
 """The one training loop: a generator of optimizer steps that knows no recipe by name.
 
-Follow a batch: `_micro_batches` takes samples by global index, `_turn` sums a recipe's loss over them and its engine
-updates one net. `fit` (in fit.py) consumes what `steps` yields: it logs, evaluates and saves.
+Follow a batch: a thread takes samples by global index, a step ahead (feed.py); `_turn` sums a recipe's loss over them
+and its engine updates one net. `fit` (fit.py) consumes what `steps` yields: it logs, evaluates and saves.
 """
 
 import math
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +16,19 @@ from torch import Tensor, nn
 from pipeline.run.plan import Batches
 from pipeline.train.ema import Ema
 from pipeline.train.engine import Engine, NonFinite, Runtime, build_engine
+from pipeline.train.feed import ahead, collated, micro_batches, on
 from pipeline.train.recipe import Batch, Clock, Recipe, Split, Sum, derived_seed
 from pipeline.train.schedule import learning_rate_factor
 
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What one optimizer step did; every figure is global.
+    """What one optimizer step did; every figure but `waited` is global.
 
     step: updates done, this one included; samples: samples seen since the run's beginning; sums: for each
     `turn/part` of the loss its (sum, count); gradient_norms: of each turn's net, before clipping, None where the
-    engine cannot know it; learning_rates: AdamW's, a turn; stop: a process was asked to stop.
+    engine cannot know it; learning_rates: AdamW's, a turn; stop: a process was asked to stop; waited: seconds that
+    this process stood still for its batches.
     """
 
     step: int
@@ -34,6 +37,7 @@ class StepInfo:
     gradient_norms: dict[str, float | None]
     learning_rates: dict[str, float]
     stop: bool
+    waited: float
 
 
 class Trainer:
@@ -132,59 +136,47 @@ def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterato
         NonFinite: on every process, before the update that would have used a loss or gradient that is not finite.
     """
     recipe, runtime, training = trainer.recipe, trainer.runtime, trainer.training
-    data = recipe.data()
-    for step in range(start, training.max_steps):
-        micro_batches = _micro_batches(
-            recipe, data, trainer.batches, runtime, step, training.train_batch_size
-        )
-        sums, norms, rates, stop = {}, {}, {}, False
-        for turn in recipe.turns:
-            factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
-            parts, stop = _turn(trainer, turn, micro_batches, step, stop_asked())
-            norms[turn] = trainer.engines[turn].update(factor)
-            rates[turn] = recipe.optimizers[turn].learning_rate * factor
-            sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
-            if turn in trainer.emas:
-                trainer.emas[turn].update()
-        yield StepInfo(step + 1, (step + 1) * training.train_batch_size, sums, norms, rates, stop)
+    data, size, updates = recipe.data(), training.train_batch_size, range(start, training.max_steps)
 
+    def prepare(step: int) -> list[tuple[int, Batch]]:
+        return micro_batches(recipe, data, trainer.batches, runtime, step, size)
 
-def _micro_batches(
-    recipe: Recipe, data: Split, batches: Batches, runtime: Runtime, step: int, step_samples: int
-) -> list[tuple[int, Batch]]:
-    """This process's (global micro-batch number, batch) pairs: micro-batch g of a step holds samples g * micro onwards.
-
-    Processes take turns, so that N processes and one process that accumulates N times see the same micro-batches.
-    """
-    pairs = []
-    for accumulated in range(batches.accumulation):
-        number = accumulated * runtime.world_size + runtime.rank
-        first = step * step_samples + number * batches.micro
-        pairs.append(
-            (number, recipe.collate([data.item(index) for index in range(first, first + batches.micro)]))
-        )
-    return pairs
+    with closing(ahead(prepare, updates, runtime.device)) as feed:
+        for step in updates:
+            asked = time.perf_counter()
+            fed = next(feed)
+            waited = time.perf_counter() - asked
+            sums, norms, rates, stop = {}, {}, {}, False
+            for turn in recipe.turns:
+                factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
+                parts, stop = _turn(trainer, turn, fed, step, stop_asked())
+                norms[turn] = trainer.engines[turn].update(factor)
+                rates[turn] = recipe.optimizers[turn].learning_rate * factor
+                sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
+                if turn in trainer.emas:
+                    trainer.emas[turn].update()
+            yield StepInfo(step + 1, (step + 1) * size, sums, norms, rates, stop, waited)
 
 
 def _turn(
-    trainer: Trainer, turn: str, micro_batches: list[tuple[int, Batch]], step: int, stop: bool
+    trainer: Trainer, turn: str, fed: list[tuple[int, Batch]], step: int, stop: bool
 ) -> tuple[dict[str, Sum], bool]:
     """Accumulate the gradient of sum / count, the count taken over the whole step and all processes."""
     recipe, runtime, engine = trainer.recipe, trainer.runtime, trainer.engines[turn]
     for name, other in trainer.engines.items():
         other.learns(name == turn)
     nets = trainer.nets(turn)
-    counted = sum(recipe.count(turn, batch) for _, batch in micro_batches)
+    counted = sum(recipe.count(turn, batch) for _, batch in fed)
     # Sums travel while nets work: the count during the first forward, losses and stop flag during the last backward.
     count = runtime.begin_sum(torch.tensor(float(counted), device=runtime.device))
     flag = torch.tensor(float(stop), device=runtime.device)
     totals: dict[str, Tensor] = {}
-    for number, batch in micro_batches:
+    for number, batch in fed:
         clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
         # Dropout draws from torch's own generators: a function of (seed, turn, step, micro-batch) alone.
         _seed(derived_seed(trainer.training.seed, turn, step, number), runtime.device)
-        batch = {key: value.to(runtime.device, non_blocking=True) for key, value in batch.items()}
-        last = number == micro_batches[-1][0]
+        batch = on(runtime.device, batch)
+        last = number == fed[-1][0]
         engine.opens(last)
         with engine.precision():
             loss = recipe.loss(turn, nets, batch, clock)
@@ -211,16 +203,21 @@ def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
     """The recipe's held-out figures over the whole split, the same at any batch size and number of processes."""
     recipe, runtime, size = trainer.recipe, trainer.runtime, trainer.training.per_device_eval_batch_size
     figures: dict[str, Sum] = {}
-    rounds = math.ceil(split.length / (size * runtime.world_size))
-    with trainer.resting() as nets:
-        for number in range(rounds):
-            first = (number * runtime.world_size + runtime.rank) * size
-            indices = range(first, min(first + size, split.length))
-            # Under ZeRO-3 a forward gathers weights: a process with nothing left still takes part, and is not counted.
-            batch = recipe.collate([split.item(index) for index in indices or range(1)])
-            batch = {key: value.to(runtime.device) for key, value in batch.items()}
-            for name, figure in recipe.evaluate(nets, batch, Clock(step, first)).items():
-                counted = figure if indices else Sum(0.0, 0.0)
+    rounds = range(math.ceil(split.length / (size * runtime.world_size)))
+
+    def indices(number: int) -> range:
+        first = (number * runtime.world_size + runtime.rank) * size
+        return range(first, min(first + size, split.length))
+
+    def prepare(number: int) -> Batch:
+        # Under ZeRO-3 a forward gathers weights: a process with nothing left still takes part, and is not counted.
+        return collated(recipe, split, indices(number) or range(1), runtime.device)
+
+    with trainer.resting() as nets, closing(ahead(prepare, rounds, runtime.device)) as feed:
+        for number, batch in zip(rounds, feed, strict=True):
+            clock = Clock(step, indices(number).start)
+            for name, figure in recipe.evaluate(nets, on(runtime.device, batch), clock).items():
+                counted = figure if indices(number) else Sum(0.0, 0.0)
                 figures[name] = figures.get(name, Sum(0.0, 0.0)) + counted
     return _reduced(figures, runtime)
 

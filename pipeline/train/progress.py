@@ -23,7 +23,7 @@ class Meter:
         self.sums: dict[str, Sum] = {}
         self.steps = self.all_steps = 0
         self.seconds = self.all_seconds = 0.0
-        self.first_step_seconds = 0.0
+        self.first_step_seconds = self.waited = 0.0
         self.since = time.perf_counter()
 
     def add(self, info: StepInfo) -> None:
@@ -34,6 +34,7 @@ class Meter:
         else:
             self.all_steps += 1
             self.all_seconds += spent
+            self.waited += info.waited
         self.steps += 1
         self.seconds += spent
         for name, figure in info.sums.items():
@@ -57,9 +58,11 @@ class Meter:
         return figures
 
     def summary(self) -> dict[str, float]:
-        """Rates over all steps but the first, whose time is given apart."""
+        """Rates over all steps but the first, whose time is given apart, and how much of it this process's data cost."""
+        share = {"data_wait_share": round(self.waited / self.all_seconds, 4)} if self.all_steps else {}
         return {
             **self._rates(self.all_steps, self.all_seconds),
+            **share,
             "first_step_seconds": round(self.first_step_seconds, 2),
         }
 

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.run.plan import Batches
 from pipeline.train.engine import Runtime
-from pipeline.train.loop import _micro_batches
+from pipeline.train.feed import micro_batches
 from tests.helpers import Toy, toy_training
 
 LAUNCHERS = ("one", "ddp", "zero1", "zero2", "zero3")
@@ -18,7 +18,7 @@ def micro_batches_by_number(processes, accumulation, step):
     found = {}
     for rank in range(processes):
         runtime = Runtime(rank, processes, torch.device("cpu"), None)
-        mine = _micro_batches(recipe, recipe.data(), batches, runtime, step, STEP_SAMPLES)
+        mine = micro_batches(recipe, recipe.data(), batches, runtime, step, STEP_SAMPLES)
         assert len(mine) == accumulation
         found |= dict(mine)
     return [found[number]["tokens"] for number in range(processes * accumulation)]
