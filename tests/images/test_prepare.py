@@ -257,8 +257,6 @@ def test_a_user_sees_the_file_and_exit_code_2_and_nothing_is_written(tmp_path, f
 
 
 def test_the_stage_is_light_to_import():
-    code = (
-        "import sys, recipes.common.images.prepare; print({'torch', 'PIL', 'pyarrow', 'numpy'} & set(sys.modules))"
-    )
+    code = "import sys, recipes.common.images.prepare; print({'torch', 'PIL', 'pyarrow', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -107,7 +107,9 @@ def test_a_missing_record_is_said_and_a_damaged_one_is_the_users_error(run, tmp_
 
 
 def headwater(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.parametrize("words", [["pipeline.tokenize"], ["pipeline", "stage", "tokenize"]], ids=" ".join)

@@ -25,7 +25,9 @@ def test_every_stage_is_made_in_order(finished):
     output, done = finished
     started = [line for line in done.out.splitlines() if ": running" in line]
     assert [line.partition(" in ")[0] for line in started] == [f"{stage}: running" for stage in STAGES]
-    assert all(" in bf16; " in line or " in fp32; " in line for line in started if "tune" in line or "pre" in line)
+    assert all(
+        " in bf16; " in line or " in fp32; " in line for line in started if "tune" in line or "pre" in line
+    )
     assert [manifest(output, stage)["stage"] for stage in STAGES] == list(STAGES)
     for stage in ("pretrain", "finetune"):
         assert manifest(output, stage)["made"]["launcher"] == "ZeRO-2, 2 x cpu"
