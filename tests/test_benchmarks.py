@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.lm.config import Model
-from tests.benchmarks import bare_gpt, cpu_training, framework_tax, gpu_training
+from tests.benchmarks import bare_gpt, cpu_training, feeding, framework_tax, gpu_training
 from tests.benchmarks.workload import Rows, new_model, parity_gate, recipe, training, warm_up
 
 VOCABULARY, LENGTH = 64, 16
@@ -128,3 +128,11 @@ def test_the_gpu_benchmark_measures_its_recipes_at_a_tiny_width(name):
     assert 0 < 0.999 * model["min"] / matmul["max"] <= found["ratio"]["min"]
     assert found["ratio"]["max"] <= 1.001 * model["max"] / matmul["min"]  # printed to four digits
     assert found["batch"].startswith(f"2 x {LENGTH} tokens a step, 2 micro-batches")
+
+
+def test_the_race_of_feeds_runs_the_loop_both_ways(tmp_path):
+    workload = feeding.Workload("text", samples=2, device=1000.0)
+    shares = feeding.measure(workload, *feeding.text(tmp_path), repeats=2)["waiting_share"]
+    # That the loop is fed by what `before` names: a batch made within the step always costs some of it.
+    assert 0 < shares["before"]["min"] <= shares["before"]["max"] < 1
+    assert 0 <= shares["after"]["max"] < 1
