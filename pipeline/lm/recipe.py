@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.config import Lora
 from pipeline.lm.lora import add_adapters
+from pipeline.lm.machine import kernels
 from pipeline.run.activations import kept_bytes
 from pipeline.run.config import Training
 from pipeline.run.estimate import Size, moment_bytes
@@ -157,6 +158,7 @@ class LanguageModel:
         if self.training.gradient_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
             net.enable_input_require_grads()
+        assert self.training.torch_compile != "auto", "decided where a recipe is opened"
         if self.training.torch_compile:
             for layer in decoder_layers(net):
                 layer.compile()
@@ -221,7 +223,8 @@ def size_of(
     moments = moment_bytes(parameter_groups(net, training))
     shape = (Batches.derive(training, launch.num_processes).micro, sequence_length)
     activations = _activations(TokenLoss(net), config, training, shape, launch.zero_stage is not None)
-    return Size(total + (trained if lora else 0), trained, moments, flops, activations)
+    parameters = total + (trained if lora else 0)
+    return Size(parameters, trained, moments, flops, activations, kernels(attention, training))
 
 
 def _activations(

@@ -14,7 +14,16 @@ from pipeline.run.launch import compiler_of, read_launch
 from pipeline.run.machine import precision
 from pipeline.run.shipped import LAUNCH
 
-NEEDED = ("torch", "transformers", "accelerate", "deepspeed", "peft", "datasets", "tokenizers", "sentencepiece")
+NEEDED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "sentencepiece",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,9 @@ def _packages() -> list[Finding]:
     versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     found = [Finding("packages", versions)]
     if other:
-        found.append(Finding("", "; ".join(other), "pip install -c launch/constraints.txt, where something fails"))
+        found.append(
+            Finding("", "; ".join(other), "pip install -c launch/constraints.txt, where something fails")
+        )
     return found
 
 
@@ -118,7 +129,9 @@ def _compiler() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path()).free / 1e9
-    return Finding("disk", f"{free:.0f} GB free here", "" if free > 5 else "run.output_dir=DIRECTORY on a larger disk")
+    return Finding(
+        "disk", f"{free:.0f} GB free here", "" if free > 5 else "run.output_dir=DIRECTORY on a larger disk"
+    )
 
 
 def _hub() -> Finding:

@@ -27,7 +27,7 @@ class Size:
     """What a training stage holds and does.
 
     parameters, trained: counts; moments: bytes of the optimizers' moments; flops: of one optimizer step, 0 where not
-    known; activations: bytes of one micro-batch on one process.
+    known; activations: bytes of one micro-batch on one process; kernels: which ones compute it, in words.
     """
 
     parameters: int
@@ -35,6 +35,7 @@ class Size:
     moments: int
     flops: float
     activations: float
+    kernels: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
         title,
         cut,
         f"  precision: {precision_of(training)}",
+        *([f"  kernels: {size.kernels}"] if size.kernels else []),
         f"  parameters: {size.parameters:,}, trained {size.trained:,}",
         f"  memory a process: {_bytes(need.total)} = {_parts(need)}",
         *_compute_lines(training, size, launch),

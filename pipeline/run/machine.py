@@ -33,7 +33,10 @@ def precision() -> Precision:
     """
     if VARIABLE in os.environ:
         return Precision(**json.loads(os.environ[VARIABLE]))
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ):
         return _of_rank_0()
     return _chosen()
 
@@ -65,11 +68,15 @@ def _chosen() -> Precision:
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         name = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
-        return Precision(major >= 8, f"{name}: {'8.0 and above multiply' if major >= 8 else 'below 8.0, no'} bf16")
+        return Precision(
+            major >= 8, f"{name}: {'8.0 and above multiply' if major >= 8 else 'below 8.0, no'} bf16"
+        )
     if CAP not in os.environ and torch.cpu._is_amx_tile_supported():
         return Precision(True, "this CPU has AMX, which multiplies bf16")
     ratio = bf16_over_fp32()
-    return Precision(ratio > 1, f"this CPU multiplies matrices in bf16 at {ratio:.1f} times the speed of fp32")
+    return Precision(
+        ratio > 1, f"this CPU multiplies matrices in bf16 at {ratio:.1f} times the speed of fp32"
+    )
 
 
 def bf16_over_fp32() -> float:

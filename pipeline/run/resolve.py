@@ -1,4 +1,7 @@
-"""`auto` settings made definite: what an artifact or a checkpoint recorded, else what fits this machine."""
+"""`auto` settings made definite: what an artifact or a checkpoint recorded, else what fits this machine.
+
+A family may have more of them than the precision: its `fitted` decides those that change no identity.
+"""
 
 import json
 from collections.abc import Callable

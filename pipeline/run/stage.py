@@ -75,6 +75,8 @@ def open_recipe(path: Path, overrides: list[str]) -> tuple[Any, tuple[Stage, ...
     config = load(family.CONFIG, path, overrides)
     check_name(config.run.output_dir)
     config = resolved(config, family.stages)
+    if hasattr(family, "fitted"):
+        config = family.fitted(config)
     return config, family.stages(config)
 
 
@@ -153,7 +155,9 @@ def refuse_to_make(name: str, stages: tuple[Stage, ...], found: dict[str, Decisi
         UserError: with the way out.
     """
     made = found[name].action != "up to date"
-    refuse_conflicts({each: found[each] for each in found if each == name or made and each in upstream(stages, name)})
+    refuse_conflicts(
+        {each: found[each] for each in found if each == name or made and each in upstream(stages, name)}
+    )
 
 
 def check_all(config: Any, stages: tuple[Stage, ...], found: dict[str, Decision]) -> None:

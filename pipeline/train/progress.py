@@ -58,7 +58,7 @@ class Meter:
         return figures
 
     def summary(self) -> dict[str, float]:
-        """Rates over all steps but the first, whose time is given apart, and how much of it this process's data cost."""
+        """Rates over all steps but the first, whose time is given apart, and the share of waiting for data."""
         share = {"data_wait_share": round(self.waited / self.all_seconds, 4)} if self.all_steps else {}
         return {
             **self._rates(self.all_steps, self.all_seconds),

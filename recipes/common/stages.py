@@ -21,7 +21,12 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
     own = f"recipes.{config.recipe}"
     seen = ("features",) if config.features else ()
     found = [
-        Stage("prepare", "recipes.common.images.prepare", of(config, "data"), reads=partial(_pictures, config.data)),
+        Stage(
+            "prepare",
+            "recipes.common.images.prepare",
+            of(config, "data"),
+            reads=partial(_pictures, config.data),
+        ),
         *(
             [Stage("features", "recipes.common.scores.features", of(config, "features"), ("prepare",), True)]
             if seen

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.config import Chat, Corpus
+from pipeline.lm import machine
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.config import Section, identity
 from pipeline.run.stage import Stage
 
 CONFIG = LanguageModelConfig
+fitted = machine.fitted
 HEADLINE = ("bits per byte", "conversation loss", "parsed functions", "multiple choice acc_norm")
 
 

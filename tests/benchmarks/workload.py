@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from pipeline.lm.config import LanguageModelConfig, Model, Pretrain
+from pipeline.lm.machine import fitted
 from pipeline.run.config import load
 from pipeline.run.provenance import commit
 
@@ -74,13 +75,14 @@ def training(**changes) -> Pretrain:
         adam_beta2=0.999,
         weight_decay=0.0,
         bf16=True,
+        torch_compile=False,
     )
     return Pretrain(**(settings | changes))
 
 
 def recipe(name: str) -> LanguageModelConfig:
-    """recipes/llm/NAME.yaml."""
-    return load(LanguageModelConfig, RECIPES / f"{name}.yaml", [])
+    """recipes/llm/NAME.yaml with the kernels that fit this machine."""
+    return fitted(load(LanguageModelConfig, RECIPES / f"{name}.yaml", []))
 
 
 def small_llama() -> Model:
