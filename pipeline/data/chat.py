@@ -1,27 +1,23 @@
 """Conversations to tokens, and which of them the assistant is taught: by spans of the template, never by comparing ids.
 
-The tokenizer's chat template says where control tokens stand; a message's content is only text. So the template is
-rendered once for each sequence of roles, with placeholders for the contents; the contents are put in afterwards and
-encoded as plain text. `<|end|>` typed by a user is spelled out and ends nothing.
+The template's rendering (template.py) is cut at its control tokens, and the texts between them are encoded as plain
+text: `<|end|>` typed by a user is spelled out and ends nothing.
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.data.template import OPEN, ChatTemplate, Message, Rendered, Span, Taught
 from pipeline.run.errors import UserError
 from tokenizer.encode import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Messages = list[dict[str, str]]
-Span = tuple[int, int]
-
-PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no control token, and nothing that a template trims
-PLACEHOLDERS = re.compile("\ue000(\\d+)\ue001")
+Messages = list[Message]
 
 
 class Piece(NamedTuple):
@@ -37,9 +33,10 @@ class Piece(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A conversation ready to encode: its pieces, and the UTF-8 bytes of the assistant's contents."""
+    """A row ready to encode: its pieces, its rendered text, and the UTF-8 bytes of the assistant's words."""
 
     pieces: list[Piece]
+    rendered: Rendered
     answer_bytes: int
 
 
@@ -59,13 +56,14 @@ class Encoded(NamedTuple):
 def encode_conversation(
     tokenizer: "PreTrainedTokenizerFast", messages: Messages
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(ids [N], targets uint8 [N]) of one conversation; for many, ChatEncoder encodes in batches.
+    """(ids [N], targets uint8 [N]) of a conversation that makes one row; for many, ChatEncoder encodes in batches.
 
     Raises:
         UserError: as ChatEncoder and its `lay_out`.
     """
     encoder = ChatEncoder(tokenizer)
-    encoded = encoder.encode([encoder.lay_out(messages)])
+    [layout] = encoder.lay_out(messages)
+    encoded = encoder.encode([layout])
     return encoded.ids, encoded.targets
 
 
@@ -73,7 +71,7 @@ class ChatEncoder:
     """Encodes conversations with a tokenizer's own chat template.
 
     Supervised is what generation would have to produce: everything after the generation prompt, up to and with the
-    first control token behind the content (`<|end|>`); what the template adds after that is not.
+    stop token (`<|end|>`); what the template adds after that is not.
     Ids are those of encoding the rendered text in one go, with two deliberate exceptions: contents never become
     control tokens, and no token straddles the generation prompt and the answer, as none can in generation.
 
@@ -81,42 +79,43 @@ class ChatEncoder:
         UserError: the tokenizer has no chat template.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        if tokenizer.chat_template is None:
-            raise UserError(
-                f"the tokenizer {tokenizer.name_or_path} has no chat template\n"
-                "expected: chat_template.jinja beside tokenizer.json, or `chat_template` in tokenizer_config.json"
-            )
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        taught: Taught = "assistant",
+        unwritten: Literal["error", "drop"] = "error",
+    ) -> None:
+        self.tokenizer, self.taught = tokenizer, taught
+        self.template = ChatTemplate(tokenizer, unwritten)
         self._controls = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
-        self._control = re.compile(control_pattern(tokenizer))
-        self._skeletons: dict[tuple[str, ...], list[Piece]] = {}
 
-    def lay_out(self, messages: Messages) -> Layout:
-        """Put the contents of `messages` into the template's rendering of their roles.
+    def lay_out(self, messages: Messages, tools: tuple[dict, ...] = ()) -> list[Layout]:
+        """The rows of a conversation: one, or several where the template rewrites earlier turns.
 
         Raises:
-            UserError: no message is the assistant's; or the template refuses these roles, alters contents other than
-                by trimming, renders earlier turns differently once later ones follow, or ends an answer without a
-                control token.
+            UserError: as ChatTemplate.rows.
         """
-        roles = tuple(message["role"] for message in messages)
-        if roles not in self._skeletons:
-            self._skeletons[roles] = self._skeleton(roles)
-        skeleton, rendered = self._skeletons[roles], self._render(messages)
-        contents = [message["content"] for message in messages]
-        for written in (contents, [content.strip() for content in contents]):
-            pieces = fill(skeleton, written)
-            if rendered == text_of(pieces):
-                answers = (text for text, role in zip(written, roles, strict=True) if role == "assistant")
-                return Layout(pieces, sum(len(answer.encode()) for answer in answers))
-        raise UserError(
-            "the chat template alters the contents of messages, so that the assistant's words cannot be located\n"
-            f"conversation: {contents[0][:60]!r}...\nexpected: a template that writes contents as they are, or trimmed"
-        )
+        return [self._layout(row) for row in self.template.rows(messages, tools, self.taught)]
+
+    def prompt_ids(self, messages: Messages, tools: tuple[dict, ...] = ()) -> list[int]:
+        """What generation is prompted with, encoded as rows are."""
+        layout = self._layout(Rendered(self.template.prompt(messages, tools), ()))
+        return self.encode([layout]).ids.tolist()
+
+    def _layout(self, row: Rendered) -> Layout:
+        pieces = [
+            piece._replace(
+                prompt=self.template.unmasked(piece.prompt), answer=self.template.unmasked(piece.answer)
+            )
+            for piece in self._cut(row)
+        ]
+        words = sum(len(piece.answer.encode()) for piece in pieces if piece.token is None)
+        return Layout(pieces, row, words)
 
     def encode(self, layouts: Sequence[Layout]) -> Encoded:
         """The tokens of `layouts`, one after the other; at least one layout."""
+        if self._beside_control_tokens:
+            return _joined([self._by_offsets(layout.rendered) for layout in layouts], layouts)
         texts = [piece for layout in layouts for piece in layout.pieces if piece.token is None]
         encoded = self._encode_texts(
             text for piece in texts for text in (piece.prompt, piece.prompt + piece.answer)
@@ -138,104 +137,62 @@ class ChatEncoder:
         ids, lengths = encode(self.tokenizer.backend_tokenizer, unique)
         return dict(zip(unique, np.split(ids, np.cumsum(lengths)[:-1]), strict=True)) if unique else {}
 
-    def _skeleton(self, roles: tuple[str, ...]) -> list[Piece]:
-        """The pieces of any conversation with these roles, placeholders standing for its contents."""
-        if "assistant" not in roles:
-            raise UserError(
-                f"no message is the assistant's (roles: {', '.join(roles)}): there is nothing to learn"
-            )
-        messages = [{"role": role, "content": PLACEHOLDER.format(i)} for i, role in enumerate(roles)]
-        whole = self._render(messages)
-        spans = [self._answer_span(messages, i, whole) for i, role in enumerate(roles) if role == "assistant"]
-        pieces = list(self._cut(whole, spans))
-        self._compare_with_tokenizer(fill(pieces, ["x"] * len(roles)))
-        return pieces
-
-    def _answer_span(self, messages: Messages, index: int, whole: str) -> Span:
-        """Where in `whole` the answer of message `index` begins and where its stop token ends."""
-        prompt = self._render(messages[:index], add_generation_prompt=True)
-        answered = self._render(messages[: index + 1])
-        if not (whole.startswith(answered) and answered.startswith(prompt)):
-            raise UserError(
-                "the chat template renders the turns before an answer differently once the answer follows\n"
-                f"roles: {', '.join(message['role'] for message in messages)}; answer: message {index}\n"
-                "expected: a rendering that only grows, so that training sees what generation is prompted with"
-            )
-        content = PLACEHOLDER.format(index)
-        stop = self._control.search(answered, answered.index(content, len(prompt)) + len(content))
-        if stop is None:
-            raise UserError(
-                "the chat template ends an answer without a control token: generation could not stop"
-            )
-        return len(prompt), stop.end()
-
-    def _cut(self, whole: str, spans: list[Span]) -> Iterable[Piece]:
+    def _cut(self, row: Rendered) -> Iterable[Piece]:
         """Cut at control tokens. A span ends with one, so a text is supervised from some place to its end, or not."""
-        done = 0
-        for control in self._control.finditer(whole):
+        text, spans, done = row.text, row.spans, 0
+        for control in self.template.control.finditer(text):
             if control.start() > done:
-                yield Piece(*_divide(whole, done, control.start(), spans), None)
+                yield Piece(*_divide(text, done, control.start(), spans), None)
             token = self._controls[control.group().strip()]
-            yield Piece(*_divide(whole, control.start(), control.end(), spans), token)
+            yield Piece(*_divide(text, control.start(), control.end(), spans), token)
             done = control.end()
-        if len(whole) > done:
-            yield Piece(*_divide(whole, done, len(whole), spans), None)
+        if len(text) > done:
+            yield Piece(*_divide(text, done, len(text), spans), None)
 
-    def _render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            # A batch of one: an empty list of messages is refused otherwise.
-            return self.tokenizer.apply_chat_template(
-                [messages], tokenize=False, add_generation_prompt=add_generation_prompt
-            )[0]
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(f"the chat template refuses a conversation of roles ({roles}): {error}") from None
-
-    def _compare_with_tokenizer(self, pieces: list[Piece]) -> None:
-        """Harmless contents must get the ids that the tokenizer gives the rendered text, as generation will."""
-        encoded = self._encode_texts(piece.prompt + piece.answer for piece in pieces if piece.token is None)
+    @cached_property
+    def _beside_control_tokens(self) -> bool:
+        """Whether the tokenizer encodes a text beside a control token unlike the text alone, as SentencePiece may."""
+        question = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+        [layout] = self.lay_out(question)
+        texts = [piece.prompt + piece.answer for piece in layout.pieces if piece.token is None]
+        encoded = self._encode_texts(texts)
         ours = [
             token
-            for piece in pieces
+            for piece in layout.pieces
             for token in (encoded[piece.prompt + piece.answer] if piece.token is None else [piece.token])
         ]
-        if ours != self.tokenizer(text_of(pieces), add_special_tokens=False)["input_ids"]:
+        return ours != self.tokenizer(layout.rendered.text, add_special_tokens=False)["input_ids"]
+
+    def _by_offsets(self, row: Rendered) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, targets) of the text encoded in one go; a token is supervised where it ends within a span.
+
+        Raises:
+            UserError: a content holds a control token, which would become one here.
+        """
+        if OPEN in row.text:
             raise UserError(
-                f"the tokenizer {self.tokenizer.name_or_path} encodes text beside a control token unlike text alone\n"
-                f"in: {text_of(pieces)!r}\nexpected: a tokenizer that treats both alike, such as a byte-level BPE"
+                f"a content holds a control token of {self.tokenizer.name_or_path}, which reads texts only beside "
+                f"control tokens: {self.template.unmasked(row.text)[:80]!r}\nway out: take it out of the row"
             )
+        encoded = self.tokenizer(row.text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = np.array([end for _, end in encoded["offset_mapping"]])
+        targets = np.zeros(len(ends), np.uint8)
+        for first, last in row.spans:
+            targets[(ends > first) & (ends <= last)] = 1
+        return np.array(encoded["input_ids"], np.uint32), targets
 
 
-def control_pattern(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """A pattern for each special token, with the white space that it swallows on either side."""
-    special = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
-    longest_first = sorted(special, key=lambda token: len(token.content), reverse=True)
-    return "|".join(
-        (r"\s*" if token.lstrip else "") + re.escape(token.content) + (r"\s*" if token.rstrip else "")
-        for token in longest_first
+def _joined(rows: list[tuple[np.ndarray, np.ndarray]], layouts: Sequence[Layout]) -> Encoded:
+    ids, targets = zip(*rows, strict=True)
+    return Encoded(
+        ids=np.concatenate(ids),
+        lengths=np.array([len(row) for row in ids]),
+        byte_lengths=np.array([layout.answer_bytes for layout in layouts]),
+        targets=np.concatenate(targets),
     )
 
 
-def fill(skeleton: list[Piece], contents: list[str]) -> list[Piece]:
-    """The pieces with each placeholder replaced by the content it stands for."""
-
-    def put(text: str) -> str:
-        return PLACEHOLDERS.sub(lambda match: contents[int(match[1])], text)
-
-    return [
-        piece if piece.token is not None else Piece(put(piece.prompt), put(piece.answer), None)
-        for piece in skeleton
-    ]
-
-
-def text_of(pieces: list[Piece]) -> str:
-    """The rendered text that the pieces are cut from."""
-    return "".join(piece.prompt + piece.answer for piece in pieces)
-
-
-def _divide(whole: str, begin: int, end: int, spans: list[Span]) -> tuple[str, str]:
+def _divide(whole: str, begin: int, end: int, spans: Sequence[Span]) -> tuple[str, str]:
     """whole[begin:end] before and within a span."""
     answer = min((max(begin, first) for first, stop in spans if first < end and begin < stop), default=end)
     return whole[begin:answer], whole[answer:end]

@@ -111,9 +111,11 @@ class Conversations:
         laid_out = []
         for row in rows:
             try:
-                laid_out.append((row, self.encoder.lay_out(list(row.messages))))
+                layouts = self.encoder.lay_out(list(row.messages))
             except UserError as error:
                 self._refuse((row, None), str(error))
+            else:
+                laid_out += [(row, layout) for layout in layouts]
         for pairs, encoded in encode_or_refuse(laid_out, self._encode, self._refuse):
             yield [row for row, _ in pairs], encoded
 

@@ -20,18 +20,12 @@ def document_prompt(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def chat_prompt(encoder: ChatEncoder, messages: Messages) -> list[int]:
-    """The ids up to the place where training's conversations have their next answer.
-
-    Encoded with an answer in that place, which is then cut off: so control tokens typed in a message stay text here
-    as they do there.
+    """The ids that generation is prompted with; control tokens typed in a message stay text, as in training.
 
     Raises:
-        UserError: as ChatEncoder.lay_out.
+        UserError: as ChatTemplate.prompt.
     """
-    encoded = encoder.encode([encoder.lay_out([*messages, {"role": "assistant", "content": "x"}])])
-    end = len(encoded.targets) - int(encoded.targets[::-1].argmax())
-    begin = end - int((encoded.targets[:end][::-1] == 0).argmax())
-    return encoded.ids[:begin].tolist()
+    return encoder.prompt_ids(messages)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None) -> frozenset[int]:
@@ -54,10 +48,6 @@ def end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """The control token that the chat template writes behind an answer; None without a template or such a token."""
     if tokenizer.chat_template is None:
         return None
-    answer = "\ue000"  # private use: no template and no tokenizer knows it
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
-    _, _, tail = tokenizer.apply_chat_template(messages, tokenize=False).partition(answer)
-    special = [
-        i for i in tokenizer(tail, add_special_tokens=False)["input_ids"] if i in tokenizer.all_special_ids
-    ]
-    return special[0] if special else None
+    from pipeline.data.template import ChatTemplate
+
+    return ChatTemplate(tokenizer).stop_token

@@ -57,7 +57,7 @@ def build_questions(
         near = neighbours(answers, right)
         wrong = [near[place] for place in random.choice(len(near), CHOICES - 1, replace=False)]
         texts = [[right, *wrong][place] for place in random.permutation(CHOICES)]
-        layouts = [encoder.lay_out([*prompt, {"role": "assistant", "content": text}]) for text in texts]
+        layouts = [encoder.lay_out([*prompt, {"role": "assistant", "content": text}])[-1] for text in texts]
         questions = _with_question(questions, encoder, layouts, texts.index(right), most_tokens)
     return questions
 

@@ -113,7 +113,7 @@ def test_a_batch_is_its_conversations(tokenizer):
     encoder = ChatEncoder(tokenizer)
     conversations = [TWO_TURNS, QUESTION, [user("é"), assistant("“ü”")]]
     ids, lengths, byte_lengths, targets = encoder.encode(
-        [encoder.lay_out(messages) for messages in conversations]
+        [layout for messages in conversations for layout in encoder.lay_out(messages)]
     )
     alone = [encode_conversation(tokenizer, messages) for messages in conversations]
     assert lengths.tolist() == [len(ids) for ids, _ in alone]
@@ -151,9 +151,8 @@ def test_an_answer_may_begin_within_a_text(ours):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("message['content']", "message['content'] | upper", "alters the contents"),
+        ("message['content']", "message['content'] | upper", "writes no contents of an assistant"),
         ("<|bos|>", "<|bos|>{{ messages | length }}", "differently once the answer follows"),
-        ("<|end|>", "", "without a control token"),
         (
             "<|bos|>",
             "{{ raise_exception('only in pairs') }}",
@@ -166,8 +165,30 @@ def test_templates_that_hide_the_answer_are_refused(with_template, old, new, mes
         encode_conversation(with_template(old, new), TWO_TURNS)
 
 
+def test_where_an_answer_ends_with_nothing_the_next_turns_token_stops_it(with_template):
+    """As in GLM's templates, whose models stop at `<|user|>`."""
+    tokenizer = with_template("<|end|>", "")
+    assert supervised_text(tokenizer, TWO_TURNS) == "the end\n<|user|>of a thing\n<|user|>"
+
+
+def test_a_template_without_control_tokens_is_refused(ours):
+    tokenizer = copy.deepcopy(ours)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    with pytest.raises(UserError, match="without a control token"):
+        encode_conversation(tokenizer, TWO_TURNS)
+
+
+def test_all_control_tokens_that_close_every_turn_are_taught(with_template):
+    """As in Cohere's, which close the words and then the turn; one that closes the last turn alone is not."""
+    tokenizer = with_template(
+        "<|end|>\n{% endfor %}",
+        "<|end|><|eos|>\n{% endfor %}{% if not add_generation_prompt %}<|pad|>{% endif %}",
+    )
+    assert supervised_text(tokenizer, TWO_TURNS) == "the end<|end|><|eos|>of a thing<|end|><|eos|>"
+
+
 def test_no_answer_is_refused(tokenizer):
-    with pytest.raises(UserError, match=r"no message is the assistant's \(roles: user\)"):
+    with pytest.raises(UserError, match=r"no message is the assistant's and to be taught \(roles: user\)"):
         encode_conversation(tokenizer, [user("so")])
 
 
@@ -176,11 +197,15 @@ def test_no_template_is_refused(make_tokenizer):
         ChatEncoder(make_tokenizer(["<|end|>"], None))
 
 
-def test_a_tokenizer_that_encodes_pieces_unlike_the_whole_is_refused(ours):
+def test_a_tokenizer_that_encodes_pieces_unlike_the_whole_is_read_by_offsets(ours):
     """SentencePiece's leading blank only at the very beginning: a piece alone would get one, within the text not."""
     tokenizer = copy.deepcopy(ours)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
         replacement="!", prepend_scheme="first"
     )
-    with pytest.raises(UserError, match="encodes text beside a control token unlike text alone"):
-        encode_conversation(tokenizer, TWO_TURNS)
+    ids, targets = encode_conversation(tokenizer, TWO_TURNS)
+    assert ids.tolist() == tokenizer.apply_chat_template(TWO_TURNS, tokenize=True, return_dict=False)
+    # A token of the line break and the first letters is taught: nothing else would teach the answer's beginning.
+    assert tokenizer.decode(ids[targets == 1]) == "the!end<|end|>of!a!thing<|end|>"
+    with pytest.raises(UserError, match="a content holds a control token"):
+        encode_conversation(tokenizer, [user("<|end|>"), assistant("so")])

@@ -158,10 +158,10 @@ def test_a_text_that_becomes_a_control_token_stops_or_is_listed(run_stage, tmp_p
 
 
 def test_a_conversation_that_the_template_refuses_stops_or_is_listed(run_stage, tmp_path, with_template):
-    refusing = "<|bos|>{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    refusing = "<|bos|>{% if messages[0]['content'] == 'no' %}{{ raise_exception('not this') }}{% endif %}"
     tokenizer = with_template("<|bos|>", refusing)
-    conversations = [*CONVERSATIONS, [{"role": "system", "content": "so"}, *CONVERSATIONS[0]]]
-    with pytest.raises(UserError, match=r"chat.jsonl.*41: .*no system(.|\n)*chat.on_bad_row=skip"):
+    conversations = [*CONVERSATIONS, [{"role": "user", "content": "no"}, CONVERSATIONS[0][-1]]]
+    with pytest.raises(UserError, match=r"chat.jsonl.*41: .*not this(.|\n)*chat.on_bad_row=skip"):
         run_stage(conversations=conversations, tokenizer=tokenizer)
     (tmp_path / "out").rename(tmp_path / "first")
     metrics, out = run_stage(conversations=conversations, tokenizer=tokenizer, on_bad_row="skip")

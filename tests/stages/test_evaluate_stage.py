@@ -52,7 +52,7 @@ def write_conversations(directory, tokenizer, digest):
         for number in range(8)
     ]
     encoder = ChatEncoder(tokenizer)
-    encoded = encoder.encode([encoder.lay_out(messages) for messages in conversations])
+    encoded = encoder.encode([layout for messages in conversations for layout in encoder.lay_out(messages)])
     with ShardWriter(directory, "conversations.held_out", VOCABULARY, digest) as writer:
         writer.add(*encoded)
     rows = [{"key": str(i), "messages": messages} for i, messages in enumerate(conversations)]
