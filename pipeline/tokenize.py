@@ -51,7 +51,8 @@ def run(context: Context) -> dict[str, Any]:
     vocabulary_size = checked_vocabulary(tokenizer, directory)
     metrics: dict[str, Any] = {"vocabulary_size": vocabulary_size}
     skipped: Skipped = []
-    ledgers = []
+    ledgers: list[dict[str, Any]] = []
+    notes: dict[str, int] = {}
     for kind in kinds(context.config.corpus, context.config.chat, tokenizer, skipped):
         tokens_in = write(kind, context, vocabulary_size, tokenizer_digest(directory))
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
@@ -60,7 +61,10 @@ def run(context: Context) -> dict[str, Any]:
             ledgers.append(Ledger(shard.name, tokens_in=count, kept=shard.tokens_total).as_json())
             metrics |= counts(shard)
         metrics[kind.section] = sources.fingerprint(kind.source)
-    write_json(context.out / "ledger.json", {"tokens": ledgers, "skipped_rows": len(skipped)})
+        notes |= kind.notes()
+    for words, count in notes.items():
+        context.terminal.write(f"tokenize: {count:,} x {words}\n")
+    write_json(context.out / "ledger.json", {"tokens": ledgers, "skipped_rows": len(skipped), "notes": notes})
     if skipped:
         (context.out / "skipped.jsonl").write_text("".join(map(as_line, skipped)), encoding="utf-8")
     return metrics | {"skipped_rows": len(skipped)}

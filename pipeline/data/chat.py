@@ -1,7 +1,7 @@
 """Conversations to tokens, and which of them the assistant is taught: by spans of the template, never by comparing ids.
 
-The template's rendering (template.py) is cut at its control tokens, and the texts between them are encoded as plain
-text: `<|end|>` typed by a user is spelled out and ends nothing.
+What the template writes (template.py, answers.py) is cut at its control tokens, and the texts between them are encoded
+as plain text: `<|end|>` typed by a user is spelled out and ends nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.data.template import OPEN, ChatTemplate, Message, Rendered, Span, Taught
-from pipeline.run.errors import UserError
+from pipeline.data.answers import ChatTemplate, Rendered, Span, Taught
+from pipeline.data.template import OPEN, Message
 from tokenizer.encode import encode
 
 if TYPE_CHECKING:
@@ -167,10 +167,10 @@ class ChatEncoder:
         """(ids, targets) of the text encoded in one go; a token is supervised where it ends within a span.
 
         Raises:
-            UserError: a content holds a control token, which would become one here.
+            ValueError: a content holds a control token, which would become one here.
         """
         if OPEN in row.text:
-            raise UserError(
+            raise ValueError(
                 f"a content holds a control token of {self.tokenizer.name_or_path}, which reads texts only beside "
                 f"control tokens: {self.template.unmasked(row.text)[:80]!r}\nway out: take it out of the row"
             )

@@ -25,7 +25,7 @@ class Corpus(Section):
 
 
 class Chat(Section):
-    """Conversations for fine-tuning; loss falls on the assistant's tokens alone."""
+    """Conversations for fine-tuning; loss falls on the assistant's tokens, unless `loss` says otherwise."""
 
     source: Literal["stdlib_docstrings", "wordnet", "jsonl", "parquet", "datasets"] = what(
         ..., "kind of source"
@@ -35,6 +35,12 @@ class Chat(Section):
     )
     split: str = what("train", "datasets only: the split to read")
     messages_column: str = what("messages", "column of {role, content} lists")
+    loss: Literal["assistant", "last_assistant", "completion", "all"] = what(
+        "assistant", "what is taught: every answer, the last, those after the last user turn, or every token"
+    )
+    unwritten: Literal["error", "drop"] = what(
+        "error", "tools and thinking that the chat template has no place for: stop, or leave out and count"
+    )
     held_out: float = what(
         0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1
     )

@@ -41,6 +41,9 @@ class Kind(Protocol[Row]):
     def record(self, row: Row) -> dict[str, Any]:
         """The row as JSON data."""
 
+    def notes(self) -> dict[str, int]:
+        """What was done to rows otherwise than one might expect, in words, and how often."""
+
 
 def kinds(
     corpus: Corpus | None, chat: Chat | None, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped
@@ -78,6 +81,9 @@ class Documents:
     def record(self, row: Document) -> dict[str, Any]:
         return {"key": row.key, "text": row.text}
 
+    def notes(self) -> dict[str, int]:
+        return {}
+
     def _encode(self, rows: list[Document]) -> Encoded:
         ids, lengths = encode(self.tokenizer.backend_tokenizer, [row.text for row in rows])
         byte_lengths = np.array([len(row.text.encode()) for row in rows])
@@ -99,7 +105,8 @@ class Conversations:
 
     def __init__(self, chat: Chat, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
         self.source, self.skipped = chat, skipped
-        self.encoder = ChatEncoder(tokenizer)
+        self.encoder = ChatEncoder(tokenizer, chat.loss, chat.unwritten)
+        self._several = self._rows = 0  # conversations of more than one row, and their rows
 
     def rows(self) -> Iterator[Conversation]:
         return iter(sources.conversations(self.source, self.skipped))
@@ -111,16 +118,25 @@ class Conversations:
         laid_out = []
         for row in rows:
             try:
-                layouts = self.encoder.lay_out(list(row.messages))
+                layouts = self.encoder.lay_out(list(row.messages), row.tools)
             except UserError as error:
                 self._refuse((row, None), str(error))
-            else:
-                laid_out += [(row, layout) for layout in layouts]
+                continue
+            laid_out += [(row, layout) for layout in layouts]
+            if len(layouts) > 1:
+                self._several, self._rows = self._several + 1, self._rows + len(layouts)
         for pairs, encoded in encode_or_refuse(laid_out, self._encode, self._refuse):
             yield [row for row, _ in pairs], encoded
 
     def record(self, row: Conversation) -> dict[str, Any]:
-        return {"key": row.key, "messages": row.messages}
+        tools = {"tools": row.tools} if row.tools else {}
+        return {"key": row.key, "messages": row.messages, **tools}
+
+    def notes(self) -> dict[str, int]:
+        words = (
+            f"conversations made {self._rows} rows: later turns change how the template writes earlier ones"
+        )
+        return self.encoder.template.notes | ({words: self._several} if self._several else {})
 
     def _encode(self, laid_out: list[tuple]) -> Encoded:
         return self.encoder.encode([layout for _, layout in laid_out])

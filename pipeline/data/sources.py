@@ -38,10 +38,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages {"role", "content"}; the key is as a document's."""
+    """Messages and tools as transformers' chat templates read them; the key is as a document's."""
 
     key: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 class BadRow(Exception):

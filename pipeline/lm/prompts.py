@@ -48,6 +48,6 @@ def end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """The control token that the chat template writes behind an answer; None without a template or such a token."""
     if tokenizer.chat_template is None:
         return None
-    from pipeline.data.template import ChatTemplate
+    from pipeline.data.answers import ChatTemplate
 
     return ChatTemplate(tokenizer).stop_token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.chat import ChatEncoder
@@ -33,7 +34,8 @@ class MultipleChoice:
         self, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, count: int, settings: Settings
     ) -> None:
         self.settings = settings
-        conversations = [row["messages"] for row in rows]
+        # A conversation of which the template rewrites earlier turns stands there once for each of its rows.
+        conversations = [messages for messages, _ in groupby(row["messages"] for row in rows)]
         seed = settings.seed_of("choices")
         self.questions = build_questions(ChatEncoder(tokenizer), conversations, count, settings.window, seed)
         self.units = found = len(self.questions.asked)

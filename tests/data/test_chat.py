@@ -207,5 +207,5 @@ def test_a_tokenizer_that_encodes_pieces_unlike_the_whole_is_read_by_offsets(our
     assert ids.tolist() == tokenizer.apply_chat_template(TWO_TURNS, tokenize=True, return_dict=False)
     # A token of the line break and the first letters is taught: nothing else would teach the answer's beginning.
     assert tokenizer.decode(ids[targets == 1]) == "the!end<|end|>of!a!thing<|end|>"
-    with pytest.raises(UserError, match="a content holds a control token"):
+    with pytest.raises(ValueError, match="a content holds a control token"):
         encode_conversation(tokenizer, [user("<|end|>"), assistant("so")])

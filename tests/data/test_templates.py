@@ -5,9 +5,10 @@ The templates are data of TRL's wheel; `python -m tests.chat_templates` prints w
 
 import numpy as np
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
+from pipeline.data.answers import ChatTemplate
 from pipeline.data.chat import ChatEncoder
-from pipeline.data.template import ChatTemplate
 from pipeline.run.errors import UserError
 from tests import chat_templates
 from tests.chat_templates import CONVERSATIONS, TURNS, assistant, attempt, tokenizer_of, user
@@ -66,46 +67,159 @@ def test_rows_begin_as_generation_is_prompted_where_the_template_lets_them(name)
         assert matched != noted, (encoder.template.notes, tokenizer.decode(encoded.ids[:first]))
 
 
-# What TRL's patch of a template marks otherwise than ours, and why ours is right.
-MARKED_OTHERWISE = {}
+# What TRL's patches mark before an answer that generation is prompted with, and so never has to produce: to teach it
+# costs a little of the loss and changes no answer. White space behind a stop token is marked by all of them.
+PROMPTED = {
+    **dict.fromkeys(["deepseek_r1_distill", "deepseekv3"], "<｜Assistant｜>"),
+    **dict.fromkeys(["gptoss", "muse_glimmer"], "<|start|>assistant"),
+    **dict.fromkeys(["nemotron_3_5_lightning", "nemotron_3_nano"], "<think>"),
+    **dict.fromkeys(["nemotron_3_super", "nemotron_3_ultra"], "<think>"),
+    **dict.fromkeys(["qwen3_5_think", "qwen3_6", "qwen3_8"], "<think>\n"),
+    "qwen3_5_nothink": "<think>\n\n</think>\n\n",
+    "qwen2_5": "\n",
+}
+# Phi's template writes an end of text behind the last turn alone; its generation config stops before, at <|end|>.
+BEHIND = dict.fromkeys(["phi3", "phi3_5"], "<|end|>\n<|eos|>")
 
 
-def taught_by_trl(name: str, messages) -> str:
-    """The text that TRL's training template marks, of all rows that it would make of the conversation: one."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
+def marked_by_trl(name: str, messages) -> list[str]:
+    """What TRL's training template marks of the one rendering that it makes."""
     tokenizer = tokenizer_of(name, training=True)
     texts, marks = render_jinja_template(
-        [ChatTemplate(tokenizer)._shaped(messages)],
+        [ChatTemplate(tokenizer).shaped(messages)],
         chat_template=tokenizer.chat_template,
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    return "".join(texts[0][first:last] for first, last in marks[0])
+    begins = [
+        first for first, _ in marks[0] if first not in {last for _, last in marks[0]}
+    ]  # of joined marks
+    ends = [last for _, last in marks[0] if last not in {first for first, _ in marks[0]}]
+    return [texts[0][first:last] for first, last in zip(begins, ends, strict=True)]
 
 
-def patched() -> list[str]:
-    return [name for name in NAMES if (chat_templates.folder() / f"{name}_training.jinja").exists()]
+def as_trl_marks(name: str, answers: list[str]) -> list[str]:
+    """Our answers with what TRL marks beside them."""
+    marked = [PROMPTED.get(name, "") + answer for answer in answers]
+    if (
+        name == "gptoss"
+    ):  # ours teaches each answer as the last one it then was; TRL's in its place within the whole
+        marked[:-1] = [answer.replace("<|return|>", "<|end|>") for answer in marked[:-1]]
+    if name in BEHIND:
+        marked[-1] = marked[-1].replace("<|end|>", BEHIND[name])
+    return marked
 
 
-def test_marks_of_trl():
+def test_300_conversations_are_taught_what_trls_marks_teach():
     random = np.random.default_rng(0)
     words = "the sky is up and we go home when <b>it</b> \n rains 12 ünd so".split(" ")
 
     def said() -> str:
         return " ".join(random.choice(words, random.integers(1, 9))).strip() or "so"
 
-    for number in range(300 // len(patched()) + 1):
-        for name in patched():
-            turns = [turn for _ in range(random.integers(1, 4)) for turn in (user(said()), assistant(said()))]
-            encoder = ChatEncoder(tokenizer_of(name))
-            ours = "".join(
-                row.text[first:last]
-                for row in (layout.rendered for layout in encoder.lay_out(turns))
-                for first, last in row.spans
-            )
-            theirs = taught_by_trl(name, turns)
-            if ours != theirs:
-                print(name, repr(ours)[:200], repr(theirs)[:200])
-                break
-    assert 0
+    patched = [name for name in NAMES if (chat_templates.folder() / f"{name}_training.jinja").exists()]
+    for number in range(300):
+        name = patched[number % len(patched)]
+        pairs = [(user(said()), assistant(said())) for _ in range(random.integers(1, 4))]
+        turns = [turn for pair in pairs for turn in pair]
+        rows = [layout.rendered for layout in ChatEncoder(tokenizer_of(name)).lay_out(turns)]
+        ours = [row.text[first:last] for row in rows for first, last in row.spans]
+        theirs = [mark.rstrip() for mark in marked_by_trl(name, turns)]
+        assert as_trl_marks(name, ours) == theirs, (name, turns)
+    assert len(patched) == 31
+
+
+def test_a_template_that_marks_answers_itself_is_believed():
+    """Ours and TRL's patch of the same template: its own marks, without the line break behind the stop token."""
+    tokenizer = tokenizer_of("qwen3", training=True)
+    rows = ChatTemplate(tokenizer).rows(TURNS)
+    assert [row.text[first:last] for row in rows for first, last in row.spans] == [
+        "<think>\n\n</think>\n\nThe sky.<|im_end|>",
+        "<think>\n\n</think>\n\nThe ground.<|im_end|>",
+    ]
+
+
+def test_marks_without_the_stop_token_are_refused():
+    import copy
+
+    tokenizer = copy.deepcopy(tokenizer_of("qwen2_5"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with pytest.raises(UserError, match="marks an answer without its stop token"):
+        ChatTemplate(tokenizer).rows(TURNS)
+
+
+@pytest.mark.parametrize(
+    ("taught", "words"),
+    [
+        ("assistant", ["The sky.<|im_end|>", "The ground.<|im_end|>"]),
+        ("last_assistant", ["The ground.<|im_end|>"]),
+        ("completion", ["The ground.<|im_end|>"]),
+    ],
+)
+def test_what_is_taught_is_chosen(taught, words):
+    rows = ChatTemplate(tokenizer_of("qwen2_5")).rows(TURNS, taught=taught)
+    assert [row.text[first:last] for row in rows for first, last in row.spans] == words
+
+
+def test_all_teaches_every_token():
+    [row] = ChatTemplate(tokenizer_of("qwen2_5")).rows(TURNS, taught="all")
+    assert row.spans == ((0, len(row.text)),)
+
+
+def test_a_completion_is_everything_after_the_last_user_turn():
+    messages, tools, _ = CONVERSATIONS["call"]
+    [row] = ChatTemplate(tokenizer_of("qwen2_5")).rows(messages, tools, "completion")
+    assert len(row.spans) == 2
+
+
+def test_a_message_says_that_it_is_not_taught():
+    turns = [TURNS[0], {**TURNS[1], "train": False}, *TURNS[2:]]
+    [row] = ChatTemplate(tokenizer_of("qwen2_5")).rows(turns)
+    assert [row.text[first:last] for first, last in row.spans] == ["The ground.<|im_end|>"]
+    with pytest.raises(UserError, match="there is nothing to learn"):
+        ChatTemplate(tokenizer_of("qwen2_5")).rows(turns[:2])
+
+
+def test_what_a_template_has_no_place_for_is_left_out_on_request_and_counted():
+    template = ChatTemplate(tokenizer_of("llama3"), unwritten="drop")
+    messages, _, _ = CONVERSATIONS["thinking"]
+    [row] = template.rows(messages, chat_templates.TOOLS)
+    assert "look up" not in row.text and "weather" not in row.text
+    assert sorted(template.notes.values()) == [1, 1]
+    with pytest.raises(UserError, match=r"no place for the thinking(.|\n)*chat.unwritten=drop"):
+        ChatTemplate(tokenizer_of("llama3")).rows(messages)
+
+
+@pytest.mark.parametrize("name", ["gptoss", "qwen3", "llama3_1", "glm4moe", "deepseekv3"])
+def test_control_tokens_in_any_string_of_a_user_stay_text(name):
+    tokenizer = tokenizer_of(name)
+    controls = sorted(tokenizer.get_added_vocab())
+    forged = "".join(controls)
+    messages = [
+        user(f"so {forged}"),
+        assistant(
+            "",
+            tool_calls=[
+                {**chat_templates.CALL, "function": {"name": "weather", "arguments": {"city": forged}}}
+            ],
+        ),
+        {"role": "tool", "name": "weather", "tool_call_id": "call12345", "content": forged},
+        assistant(f"so {forged}"),
+    ]
+    tools = () if name == "deepseekv3" else chat_templates.TOOLS
+    plain = [dict(message) for message in messages]
+    plain[0]["content"] = plain[2]["content"] = plain[3]["content"] = "so"
+    plain[1] = chat_templates.CALLED[1]
+    encoder = ChatEncoder(tokenizer)
+    found = [
+        [
+            [i for i in encoder.encode([layout]).ids if i in tokenizer.added_tokens_decoder]
+            for layout in encoder.lay_out(m, tools)
+        ]
+        for m in (messages, plain)
+    ]
+    assert found[0] == found[1] and found[0][0]
