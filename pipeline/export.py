@@ -148,7 +148,7 @@ def refuse(verdict: dict[str, Any]) -> None:
 
 
 def _card(context: Context, measured: dict[str, float]) -> str:
-    from pipeline.data.kinds import separators
+    from pipeline.data.chat import separators
     from pipeline.lm.model import load_tokenizer
 
     tokenizer = load_tokenizer(context.out)

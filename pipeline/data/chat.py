@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.data.answers import ChatTemplate, Rendered, Span, Taught
 from pipeline.data.template import OPEN, Message
+from pipeline.run.errors import UserError
 from tokenizer.encode import encode
 
 if TYPE_CHECKING:
@@ -97,6 +98,14 @@ class ChatEncoder:
         """
         return [self._layout(row) for row in self.template.rows(messages, tools, self.taught)]
 
+    def document(self, text: str) -> Layout:
+        """A text between the tokenizer's separators, every token of it taught."""
+        bos, eos = separators(self.tokenizer)
+        pieces = [Piece("", self.tokenizer.decode([bos]), bos), Piece("", text, None)]
+        pieces.append(Piece("", self.tokenizer.decode([eos]), eos))
+        whole = "".join(piece.answer for piece in pieces)
+        return Layout(pieces, Rendered(whole, ((0, len(whole)),)), len(text.encode()))
+
     def prompt_ids(self, messages: Messages, tools: tuple[dict, ...] = ()) -> list[int]:
         """What generation is prompted with, encoded as rows are."""
         layout = self._layout(Rendered(self.template.prompt(messages, tools), ()))
@@ -180,6 +189,21 @@ class ChatEncoder:
         for first, last in row.spans:
             targets[(ends > first) & (ends <= last)] = 1
         return np.array(encoded["input_ids"], np.uint32), targets
+
+
+def separators(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
+    """(bos, eos) ids that open and close a document; a tokenizer with only one of them uses it for both.
+
+    Raises:
+        UserError: it has neither.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is None and eos is None:
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} has neither a bos nor an eos token to separate documents with\n"
+            "way out: name one of its tokens as eos_token in tokenizer_config.json"
+        )
+    return (eos if bos is None else bos), (bos if eos is None else eos)
 
 
 def _joined(rows: list[tuple[np.ndarray, np.ndarray]], layouts: Sequence[Layout]) -> Encoded:

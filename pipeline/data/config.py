@@ -8,12 +8,15 @@ from pipeline.run.config import Section, what
 class Corpus(Section):
     """Where the documents come from, and which of them are held out."""
 
-    source: Literal["stdlib", "text", "jsonl", "parquet", "datasets"] = what(..., "kind of source")
+    source: Literal["stdlib", "text", "auto", "jsonl", "json", "csv", "parquet", "datasets"] = what(
+        ...,
+        "kind of source; auto: tables by their files' endings, also .gz, .bz2, .xz and .zst, or a dataset",
+    )
     path: str | None = what(
         None, "file, folder or glob; for `datasets` a Hub name or local directory; stdlib: none"
     )
     split: str = what("train", "datasets only: the split to read")
-    text_column: str = what("text", "jsonl, parquet and datasets: the column that holds a document's text")
+    text_column: str = what("text", "of tables: the column that holds a document's text")
     pattern: str = what("**/*.txt", "text only: which files below a folder are documents")
     held_out: float = what(
         0.1, "share of documents held out, decided by a hash of each document's key", gt=0, lt=1
@@ -27,14 +30,21 @@ class Corpus(Section):
 class Chat(Section):
     """Conversations for fine-tuning; loss falls on the assistant's tokens, unless `loss` says otherwise."""
 
-    source: Literal["stdlib_docstrings", "wordnet", "jsonl", "parquet", "datasets"] = what(
-        ..., "kind of source"
+    source: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "wordnet"] = (
+        what(
+            "auto", "kind of source; auto: by the files' endings, also .gz, .bz2, .xz and .zst, or a dataset"
+        )
     )
     path: str | None = what(
         None, "as in corpus; wordnet: the folder or .deb of wordnet-base; stdlib_docstrings: none"
     )
     split: str = what("train", "datasets only: the split to read")
-    messages_column: str = what("messages", "column of {role, content} lists")
+    format: Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text"] = what(
+        "auto", "shape of the rows; auto: by their columns, the first row deciding for all"
+    )
+    messages_column: str | None = what(
+        None, "column of a list of messages; none: messages or conversations, or no such list"
+    )
     loss: Literal["assistant", "last_assistant", "completion", "all"] = what(
         "assistant", "what is taught: every answer, the last, those after the last user turn, or every token"
     )

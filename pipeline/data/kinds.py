@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from pipeline.data import sources
-from pipeline.data.chat import ChatEncoder, Encoded
+from pipeline.data.chat import ChatEncoder, Encoded, separators
 from pipeline.data.config import Chat, Corpus
-from pipeline.data.sources import Conversation, Document, SkippedRow
+from pipeline.data.conversation import Conversation, Document
+from pipeline.data.sources import SkippedRow
 from pipeline.run.errors import UserError
 from tokenizer.encode import encode
 
@@ -112,13 +113,17 @@ class Conversations:
         return iter(sources.conversations(self.source, self.skipped))
 
     def size(self, row: Conversation) -> int:
-        return sum(len(message["content"]) for message in row.messages)
+        return len(row.text) + sum(len(message["content"]) for message in row.messages)
 
     def encode(self, rows: list[Conversation]) -> Iterator[tuple[list[Conversation], Encoded]]:
         laid_out = []
         for row in rows:
             try:
-                layouts = self.encoder.lay_out(list(row.messages), row.tools)
+                layouts = (
+                    [self.encoder.document(row.text)]
+                    if row.text
+                    else self.encoder.lay_out(list(row.messages), row.tools)
+                )
             except UserError as error:
                 self._refuse((row, None), str(error))
                 continue
@@ -129,8 +134,10 @@ class Conversations:
             yield [row for row, _ in pairs], encoded
 
     def record(self, row: Conversation) -> dict[str, Any]:
-        tools = {"tools": row.tools} if row.tools else {}
-        return {"key": row.key, "messages": row.messages, **tools}
+        kept = {"tools": row.tools, "text": row.text}
+        return {"key": row.key, "messages": row.messages} | {
+            name: value for name, value in kept.items() if value
+        }
 
     def notes(self) -> dict[str, int]:
         words = (
@@ -175,21 +182,6 @@ def skip_or_raise(
     if on_bad_row == "error":
         raise UserError(f"{key}: {reason}\nway out: mend this row, or {section}.on_bad_row=skip")
     skipped.append({"key": key, "file": None, "line": None, "reason": reason})
-
-
-def separators(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
-    """(bos, eos) ids that open and close a document; a tokenizer with only one of them uses it for both.
-
-    Raises:
-        UserError: it has neither.
-    """
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if bos is None and eos is None:
-        raise UserError(
-            f"the tokenizer {tokenizer.name_or_path} has neither a bos nor an eos token to separate documents with\n"
-            "way out: name one of its tokens as eos_token in tokenizer_config.json"
-        )
-    return (eos if bos is None else bos), (bos if eos is None else eos)
 
 
 def enclose(ids: np.ndarray, lengths: np.ndarray, bos: int, eos: int) -> tuple[np.ndarray, np.ndarray]:

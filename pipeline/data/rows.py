@@ -1,6 +1,11 @@
-"""The rows of a source: which files it is made of, and one reader for each kind of file."""
+"""The files of a source: which they are, what kind each is, and their bytes as UTF-8, whatever holds them."""
 
+import bz2
+import codecs
 import glob
+import gzip
+import io
+import lzma
 import os
 import re
 from collections import Counter
@@ -8,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.data import stdlib
 from pipeline.data.config import Chat, Corpus
@@ -16,6 +21,14 @@ from pipeline.run.errors import UserError, nearest
 
 Source = Corpus | Chat
 
+ENDINGS = {
+    "jsonl": (".jsonl", ".ndjson"),
+    "json": (".json",),
+    "csv": (".csv", ".tsv"),
+    "parquet": (".parquet",),
+}
+SQUEEZED = (".gz", ".bz2", ".xz", ".zst")
+MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
 FILES_LOOKED_AT = 10_000  # to say what a folder holds where nothing in it matches
 
 
@@ -30,6 +43,14 @@ class Row:
     file: str
     line: int | None
     value: Any
+
+
+class BadRow(Exception):
+    """Why a row cannot be used; `line` where a whole file's bad line is known."""
+
+    def __init__(self, reason: str, line: int | None = None):
+        super().__init__(reason)
+        self.line = line
 
 
 def name_of(source: Source) -> str:
@@ -68,16 +89,59 @@ def files_of(source: Source) -> list[tuple[str, Path]]:
             raise UserError(f"{name_of(source)}.path = {source.path!r}: source {source.source} takes no path")
         return stdlib.module_files()
     path = path_of(source)
-    pattern = source.pattern if source.source == "text" else f"**/*.{source.source}"
+    pattern = source.pattern if source.source == "text" else "**/*"
     base, hits = _matching(path, pattern)
-    found = sorted((hit.relative_to(base).as_posix(), hit) for hit in hits if hit.is_file())
+    found = sorted(
+        (hit.relative_to(base).as_posix(), hit)
+        for hit in hits
+        if hit.is_file() and (hit == path or source.source == "text" or _is_wanted(source, hit))
+    )
     if not found:
-        wanted = path if glob.has_magic(str(path)) else f"{pattern} in {path}"
+        kind = pattern if source.source == "text" else f"**/*.{source.source}".replace(".auto", "")
+        wanted = path if glob.has_magic(str(path)) else f"{kind} in {path}"
         raise UserError(f"{name_of(source)}: no file matches {wanted}\n{_holds(base)}")
     for _, file in found:
         if not os.access(file, os.R_OK):
             raise UserError(f"{name_of(source)}: no permission to read {file}")
     return found
+
+
+def _is_wanted(source: Source, file: Path) -> bool:
+    kind = kind_of(file)
+    return kind is not None and source.source in ("auto", kind)
+
+
+def kind_of(file: Path) -> str | None:
+    """The kind of table that a file's name ends in, before the ending of what squeezed it; None: another."""
+    name = file.name.lower()
+    for ending in SQUEEZED:
+        name = name.removesuffix(ending)
+    return next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where its name says that it is squeezed."""
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstandard}
+    return opened.get(path.suffix.lower(), open)(path, "rb")  # type: ignore[operator]
+
+
+def _zstandard(path: Path, mode: str) -> BinaryIO:
+    import pyarrow
+
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))  # type: ignore[arg-type]
+
+
+def open_utf8(path: Path) -> BinaryIO:
+    """The same without a byte-order mark; UTF-16 that has one as UTF-8."""
+    plain = open_plain(path)
+    begin = plain.read(3)
+    plain.seek(0)
+    encoding = next((name for mark, name in MARKS.items() if begin.startswith(mark)), None)
+    if encoding == "utf-8-sig":
+        plain.seek(len(codecs.BOM_UTF8))
+    if encoding != "utf-16":
+        return plain
+    return io.BytesIO(unmarked(plain.read()))
 
 
 def _matching(path: Path, pattern: str) -> tuple[Path, list[Path]]:
@@ -97,53 +161,19 @@ def _holds(folder: Path) -> str:
     return f"the folder {folder} holds: {held or 'no file'}"
 
 
+def unmarked(content: bytes) -> bytes:
+    """A file's bytes without a byte-order mark; UTF-16 that has one as UTF-8."""
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+    try:
+        return content.decode(encoding).encode() if encoding else content
+    except UnicodeDecodeError:
+        return content  # whoever reads it as UTF-8 says where it is not
+
+
 def file_rows(source: Source) -> Iterator[Row]:
     """One row a file: its bytes."""
     for key, path in files_of(source):
-        yield Row(key, str(path), None, path.read_bytes())
-
-
-def line_rows(source: Source) -> Iterator[Row]:
-    """One row a line, under the key `file:line`: its bytes. An empty file is one empty row."""
-    for key, path in files_of(source):
-        if path.stat().st_size == 0:
-            yield Row(key, str(path), None, b"")
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                yield Row(f"{key}:{number}", str(path), number, line)
-
-
-def parquet_rows(source: Source) -> Iterator[Row]:
-    """One row a row, under the key `file:row`: {column: value}.
-
-    Raises:
-        UserError: as files_of; a file is not parquet, or lacks the column.
-    """
-    import pyarrow
-    from pyarrow import parquet
-
-    column = column_of(source)
-    for key, path in files_of(source):
-        try:
-            table = parquet.ParquetFile(path)
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{path} is not a parquet file: {str(error)[:200]}") from None
-        _require_column(source, table.schema_arrow.names, str(path))
-        batches = (batch[column].to_pylist() for batch in table.iter_batches(columns=[column]))
-        for number, value in enumerate(value for batch in batches for value in batch):
-            yield Row(f"{key}:{number}", str(path), number, {column: value})
-
-
-def dataset_rows(source: Source) -> Iterator[Row]:
-    """One row a row of a `datasets` split, under the key `split:row`: {column: value}.
-
-    Raises:
-        UserError: the dataset cannot be loaded, or lacks the split or the column.
-    """
-    loaded = _load_dataset(source)
-    _require_column(source, loaded.column_names, str(source.path))
-    for number, value in enumerate(loaded.select_columns([column_of(source)])):
-        yield Row(f"{source.split}:{number}", str(source.path), number, value)
+        yield Row(key, str(path), None, unmarked(path.read_bytes()))
 
 
 def wordnet_rows(chat: Chat) -> Iterator[Row]:
@@ -153,76 +183,18 @@ def wordnet_rows(chat: Chat) -> Iterator[Row]:
         yield Row(pair.name, str(path), None, pair)
 
 
-def column_of(source: Source) -> str:
-    """The column that is read of a table."""
-    return source.text_column if isinstance(source, Corpus) else source.messages_column
-
-
-def _require_column(source: Source, columns: list[str], file: str) -> None:
-    if column_of(source) not in columns:
-        setting = "text_column" if isinstance(source, Corpus) else "messages_column"
-        raise UserError(
-            f"{file} has no column {column_of(source)!r}\n{nearest(column_of(source), columns)[:300]}\n"
-            f"way out: {name_of(source)}.{setting}=NAME"
-        )
-
-
-def _load_dataset(source: Source) -> Any:
-    """A local folder (also one that save_to_disk wrote) or a Hub name; datasets 5 runs no code of a dataset's own."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    path = dataset_name(source)
-    try:
-        if not any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            return datasets.load_dataset(path, split=source.split)
-        saved = datasets.load_from_disk(path)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{name_of(source)}: cannot load split {source.split!r} of the dataset {path}\n{why}"
-        ) from None
-    if isinstance(saved, datasets.Dataset):
-        return saved
-    if source.split not in saved:
-        raise UserError(
-            f"{name_of(source)}.split: {path} has no split {source.split!r}\n{nearest(source.split, saved)}"
-        )
-    return saved[source.split]
-
-
-def check_dataset(source: Source) -> None:
-    """Refuse what is no dataset's name; and, where the Hub is switched off, a name whose data are not here.
+def require_unicode(text: str) -> None:
+    """JSON can spell half of a surrogate pair, which is no text and cannot be encoded.
 
     Raises:
-        UserError: as dataset_name; HF_HUB_OFFLINE is set and the dataset is not in the cache.
+        BadRow: here.
     """
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    path = dataset_name(source)
-    if not HF_HUB_OFFLINE or os.path.isdir(path):
-        return
-    import datasets
-
     try:
-        datasets.load_dataset_builder(path)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError):
-        raise UserError(
-            f"{name_of(source)}.path: the dataset {path} is not on this machine, and HF_HUB_OFFLINE is set\n"
-            f"way out: unset HF_HUB_OFFLINE, or {name_of(source)}.path=FOLDER"
-        ) from None
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f"{text[error.start]!r} is half of a surrogate pair\nexpected: valid Unicode") from None
 
 
-def dataset_name(source: Source) -> str:
-    """The local folder or Hub name of a `datasets` source.
-
-    Raises:
-        UserError: the path is missing, or can be neither.
-    """
-    path = os.path.expanduser(source.path or "")
-    if not os.path.isdir(path) and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
-        raise UserError(
-            f"{name_of(source)}.path = {source.path!r} is neither a folder nor a name on the Hub\n"
-            "expected: a local folder, or a name such as owner/dataset"
-        )
-    return path
+def brief(value: Any) -> str:
+    """A value for a message."""
+    return "an empty text" if isinstance(value, str) and not value.strip() else f"{value!r:.60}"

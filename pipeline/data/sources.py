@@ -4,53 +4,26 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.data import rows, stdlib
+from pipeline.data import rows, stdlib, tables
 from pipeline.data.config import Chat, Corpus
-from pipeline.data.rows import Row, Source, column_of, name_of
+from pipeline.data.conversation import Conversation, Document
+from pipeline.data.formats import Formats
+from pipeline.data.rows import BadRow, Row, Source, brief, name_of, require_unicode
 from pipeline.run import outside
 from pipeline.run.errors import UserError, nearest
 from pipeline.run.files import digest_of
 
-ROLES = ("system", "user", "assistant")
 FIRST_ROWS = 8  # looked at before anything runs
-
-MESSAGES = 'a list of messages such as {"role": "user", "content": "..."}'
 
 SkippedRow = dict[str, Any]  # {"key", "file", "line", "reason"} of a row left out under on_bad_row: skip
 
 
 Reader = Callable[[Source], Iterator[Row]]
 Parser = Callable[[Source, Row], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text, and the key that names it in its corpus and decides whether it is held out."""
-
-    key: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Messages and tools as transformers' chat templates read them; the key is as a document's."""
-
-    key: str
-    messages: tuple[dict[str, Any], ...]
-    tools: tuple[dict[str, Any], ...] = ()
-
-
-class BadRow(Exception):
-    """Why a row is no document or conversation; `line` where a whole file's bad line is known."""
-
-    def __init__(self, reason: str, line: int | None = None):
-        super().__init__(reason)
-        self.line = line
 
 
 def documents(corpus: Corpus, skipped: list[SkippedRow]) -> Iterator[Document]:
@@ -99,7 +72,7 @@ def outside_files(source: Source) -> dict[str, Path]:
     """
     if source.source == "wordnet":
         return outside.files_below(rows.path_of(source))
-    if source.source == "datasets":
+    if tables.is_dataset(source):
         folder = Path(str(source.path)).expanduser()
         return outside.files_below(folder) if folder.exists() else {}
     return dict(rows.files_of(source))
@@ -110,9 +83,9 @@ def fingerprint(source: Source) -> dict[str, int | str]:
 
     The sha256 is over (key, sha256 of content) of each file, sorted, or of each row, in order.
     """
-    if source.source == "datasets":
+    if tables.is_dataset(source):
         found = [
-            _digest(row.key, json.dumps(row.value, default=str).encode()) for row in rows.dataset_rows(source)
+            _digest(row.key, json.dumps(row.value, default=str).encode()) for row in tables.table_rows(source)
         ]
     elif source.source == "wordnet":
         found = [_digest(key, content) for key, content in stdlib.wordnet_files(rows.path_of(source))]
@@ -120,7 +93,7 @@ def fingerprint(source: Source) -> dict[str, int | str]:
         found = [(key, path.stat().st_size, digest_of(path)) for key, path in rows.files_of(source)]
     lines = "".join(f"{key}\0{digest}\n" for key, _, digest in found)
     return {
-        "rows" if source.source == "datasets" else "files": len(found),
+        "rows" if tables.is_dataset(source) else "files": len(found),
         "bytes": sum(size for _, size, _ in found),
         "sha256": hashlib.sha256(lines.encode()).hexdigest(),
     }
@@ -131,7 +104,7 @@ def _digest(key: str, content: bytes) -> tuple[str, int, str]:
 
 
 def _items(source: Source, limit: int | None, skipped: list[SkippedRow]) -> Iterator[Any]:
-    read, parse = _READ_AND_PARSE[type(source), source.source]
+    read, parse = _reader_and_parser(source)
     found = 0
     for row in read(source):
         try:
@@ -150,12 +123,12 @@ def _items(source: Source, limit: int | None, skipped: list[SkippedRow]) -> Iter
 
 
 def _check(source: Source) -> None:
-    if source.source == "datasets":
-        rows.check_dataset(source)
+    if tables.is_dataset(source):
+        tables.check_dataset(source)
     elif source.source == "wordnet":
         stdlib.wordnet_files(rows.path_of(source))
     else:
-        read, parse = _READ_AND_PARSE[type(source), source.source]
+        read, parse = _reader_and_parser(source)
         for row in islice(read(source), FIRST_ROWS):
             try:
                 parse(source, row)
@@ -168,7 +141,8 @@ def _skip_or_raise(source: Source, row: Row, bad: BadRow, skipped: list[SkippedR
     if source.on_bad_row == "skip":
         skipped.append({"key": row.key, "file": row.file, "line": line, "reason": str(bad).split("\n")[0]})
         return
-    place = "" if line is None else f" row {line}" if source.source in ("parquet", "datasets") else f":{line}"
+    by_line = isinstance(row.value, bytes) or rows.kind_of(Path(row.file)) == "csv"
+    place = "" if line is None else f":{line}" if by_line else f" row {line}"
     raise UserError(
         f"{row.file}{place}: {bad}\n"
         f"way out: mend it, or {name_of(source)}.on_bad_row=skip to leave such rows out and count them"
@@ -183,7 +157,11 @@ def _decoded(row: Row) -> str:
         return row.value.decode("utf-8")
     except UnicodeDecodeError as error:
         line = (row.line or 1) + row.value.count(b"\n", 0, error.start)
-        raise BadRow(f"byte {row.value[error.start]:#04x} is not UTF-8\nexpected: UTF-8 text", line) from None
+        raise BadRow(
+            f"byte {row.value[error.start]:#04x} at offset {error.start} is not UTF-8\n"
+            "expected: UTF-8 text, or UTF-16 with a byte-order mark",
+            line,
+        ) from None
 
 
 def _text_file(corpus: Corpus, row: Row) -> list[Document]:
@@ -201,8 +179,8 @@ def _module(corpus: Corpus, row: Row) -> list[Document]:
 def _text_column(corpus: Corpus, row: Row) -> list[Document]:
     text = row.value[corpus.text_column]
     if not isinstance(text, str) or not text.strip():
-        raise BadRow(f"column {corpus.text_column!r} holds {_brief(text)}\nexpected: text that is not empty")
-    _require_unicode(text)
+        raise BadRow(f"column {corpus.text_column!r} holds {brief(text)}\nexpected: text that is not empty")
+    require_unicode(text)
     return [Document(row.key, text)]
 
 
@@ -226,75 +204,39 @@ def _asked_and_answered(key: str, pair: stdlib.Pair) -> Conversation:
     return Conversation(key, (user, assistant))
 
 
-def _messages_column(chat: Chat, row: Row) -> list[Conversation]:
-    messages = row.value[chat.messages_column]
-    if not isinstance(messages, list) or not messages:
-        raise BadRow(f"column {chat.messages_column!r} holds {_brief(messages)}\nexpected: {MESSAGES}")
-    checked = tuple(_message(number, message) for number, message in enumerate(messages))
-    if not any(message["role"] == "assistant" for message in checked):
-        raise BadRow("no message is the assistant's\nexpected: at least one, to learn from")
-    return [Conversation(row.key, checked)]
+def _table_row(parse: Parser) -> Parser:
+    """The parser of a table's row, or of a JSON line, of which `parse` takes the columns."""
 
-
-def _message(number: int, message: Any) -> dict[str, str]:
-    """Role and content of a message; what else a table keeps beside them is left out."""
-    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-        raise BadRow(f"message {number} is {_brief(message)}\nexpected: {MESSAGES}")
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise BadRow(f"message {number} has the role {_brief(role)}\n{nearest(str(role), ROLES)}")
-    if not isinstance(content, str) or not content.strip():
-        raise BadRow(f"message {number} has the content {_brief(content)}\nexpected: text that is not empty")
-    if role == "system" and number:
-        raise BadRow(f"message {number} is the system's\nexpected: a system message only at the beginning")
-    _require_unicode(content)
-    return {"role": role, "content": content}
-
-
-def _json_line(parse: Parser) -> Parser:
-    """The parser of a JSON line whose column `parse` takes."""
-
-    def parse_line(source: Source, row: Row) -> Iterable[Any]:
-        text = _decoded(row)
-        if not text.strip():
-            raise BadRow("empty\nexpected: one JSON object a line")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BadRow(
-                f"not JSON: {error.msg} at column {error.colno}\nexpected: one JSON object a line"
-            ) from None
+    def parse_row(source: Source, row: Row) -> Iterable[Any]:
+        value, lines, one = row.value, isinstance(row.value, bytes), "one JSON object a line"
+        if lines:
+            text = _decoded(row)
+            if not text.strip():
+                raise BadRow(f"empty\nexpected: {one}")
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise BadRow(f"not JSON: {error.msg} at column {error.colno}\nexpected: {one}") from None
         if not isinstance(value, dict):
-            raise BadRow(f"holds {_brief(value)}\nexpected: one JSON object a line")
-        if column_of(source) not in value:
-            hint = nearest(column_of(source), value)[:300]
-            raise BadRow(f"no column {column_of(source)!r}\n{hint}")
+            raise BadRow(f"holds {brief(value)}\nexpected: {one if lines else 'a value for each column'}")
+        column = tables.named_column(source)
+        if column is not None and column not in value:
+            raise BadRow(f"no column {column!r}\n{nearest(column, value)[:300]}")
         return parse(source, dataclasses.replace(row, value=value))
 
-    return parse_line
+    return parse_row
 
 
-def _require_unicode(text: str) -> None:
-    """JSON can spell half of a surrogate pair, which is no text and cannot be encoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadRow(f"{text[error.start]!r} is half of a surrogate pair\nexpected: valid Unicode") from None
+def _reader_and_parser(source: Source) -> tuple[Reader, Parser]:
+    """How a section is read; the parser may remember what earlier rows were like."""
+    if source.source in BY_FILE:
+        return BY_FILE[source.source]
+    return tables.table_rows, _table_row(_text_column if isinstance(source, Corpus) else Formats(source))
 
 
-def _brief(value: Any) -> str:
-    return "an empty text" if isinstance(value, str) and not value.strip() else f"{value!r:.60}"
-
-
-_READ_AND_PARSE: dict[tuple[type, str], tuple[Reader, Parser]] = {
-    (Corpus, "stdlib"): (rows.file_rows, _module),
-    (Corpus, "text"): (rows.file_rows, _text_file),
-    (Corpus, "jsonl"): (rows.line_rows, _json_line(_text_column)),
-    (Corpus, "parquet"): (rows.parquet_rows, _text_column),
-    (Corpus, "datasets"): (rows.dataset_rows, _text_column),
-    (Chat, "stdlib_docstrings"): (rows.file_rows, _docstrings),
-    (Chat, "wordnet"): (rows.wordnet_rows, _definition),
-    (Chat, "jsonl"): (rows.line_rows, _json_line(_messages_column)),
-    (Chat, "parquet"): (rows.parquet_rows, _messages_column),
-    (Chat, "datasets"): (rows.dataset_rows, _messages_column),
+BY_FILE: dict[str, tuple[Reader, Parser]] = {
+    "stdlib": (rows.file_rows, _module),
+    "text": (rows.file_rows, _text_file),
+    "stdlib_docstrings": (rows.file_rows, _docstrings),
+    "wordnet": (rows.wordnet_rows, _definition),
 }

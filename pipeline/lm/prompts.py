@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def document_prompt(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """The ids of a document that begins with `text`, as training has them: its opening token, then plain text."""
-    from pipeline.data.kinds import separators
+    from pipeline.data.chat import separators
     from tokenizer.encode import encode
 
     ids, _ = encode(tokenizer.backend_tokenizer, [text])

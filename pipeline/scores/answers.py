@@ -35,7 +35,7 @@ class MultipleChoice:
     ) -> None:
         self.settings = settings
         # A conversation of which the template rewrites earlier turns stands there once for each of its rows.
-        conversations = [messages for messages, _ in groupby(row["messages"] for row in rows)]
+        conversations = [messages for messages, _ in groupby(row["messages"] for row in rows) if messages]
         seed = settings.seed_of("choices")
         self.questions = build_questions(ChatEncoder(tokenizer), conversations, count, settings.window, seed)
         self.units = found = len(self.questions.asked)

@@ -26,7 +26,7 @@ BAD_LINES = {
     "a number": ('{"text": 5}', "column 'text' holds 5"),
     "a null": ('{"text": null}', "column 'text' holds None"),
     "half a surrogate pair": ('{"text": "\\ud800"}', "'\\ud800' is half of a surrogate pair"),
-    "bytes": (b'{"text": "\xe9"}', "byte 0xe9 is not UTF-8"),
+    "bytes": (b'{"text": "\xe9"}', "byte 0xe9 at offset 10 is not UTF-8"),
 }
 
 
@@ -62,7 +62,7 @@ def test_the_nearest_column_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason", "line"),
-    [(b"one\ntwo\nx\xff", "byte 0xff is not UTF-8", 3), (b" \n", "the file is empty", None)],
+    [(b"one\ntwo\nx\xff", "byte 0xff at offset 9 is not UTF-8", 3), (b" \n", "the file is empty", None)],
 )
 def test_a_bad_text_file_is_named_or_skipped_and_counted(tmp_path, content, reason, line):
     folder = write(tmp_path / "c", a__txt="good", b__txt=content)
@@ -101,8 +101,8 @@ BAD_MESSAGES = {
     "no content": ([{"role": "user"}], "message 0 is {'role': 'user'}"),
     "an unknown role": ([{"role": "assistent", "content": "x"}], "message 0 has the role 'assistent'"),
     "an empty content": (
-        [MESSAGES[0], {"role": "assistant", "content": " "}],
-        "message 1 has the content an empty text",
+        [{"role": "user", "content": " "}, MESSAGES[1]],
+        "message 0 has the content an empty text",
     ),
     "half a surrogate pair": (
         [{"role": "user", "content": "\ud800"}],

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline import tokenize
 from pipeline.data import sources
-from pipeline.data.kinds import enclose, separators
+from pipeline.data.chat import separators
+from pipeline.data.kinds import enclose
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError

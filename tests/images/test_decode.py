@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.sources import BadRow
+from pipeline.data.rows import BadRow
 from recipes.common.images.decode import decoded, fitted
 
 

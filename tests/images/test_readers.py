@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.data.sources import BadRow
+from pipeline.data.rows import BadRow
 from pipeline.run.errors import UserError
 from recipes.common.images import fashion_mnist
 from recipes.common.images.digits import load

@@ -5,7 +5,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from pipeline.data.sources import BadRow
+from pipeline.data.rows import BadRow
 from pipeline.run.errors import UserError
 from recipes.common.images import tables
 from recipes.common.images.readers import open_source

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.sources import BadRow
+from pipeline.data.rows import BadRow
 from recipes.common.images.config import Images
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.sources import BadRow
+from pipeline.data.rows import BadRow
 from pipeline.run.errors import UserError
 from recipes.common.images.config import Images
 

@@ -149,7 +149,7 @@ def _write(
 
 def _usable(row: "Row", content: "Content", images: Images, record: "Record") -> "np.ndarray | None":
     """The picture's pixels; None where it is skipped."""
-    from pipeline.data.sources import BadRow
+    from pipeline.data.rows import BadRow
 
     try:
         return pixels_of(row, content, images, record)
@@ -160,7 +160,7 @@ def _usable(row: "Row", content: "Content", images: Images, record: "Record") ->
 
 def pixels_of(row: "Row", content: "Content", images: Images, record: "Record") -> "np.ndarray":
     """uint8 (image_size, image_size, channels). Raises BadRow: the label or the picture cannot be used."""
-    from pipeline.data.sources import BadRow
+    from pipeline.data.rows import BadRow
     from recipes.common.images.decode import decoded, fitted
 
     if row.wrong:

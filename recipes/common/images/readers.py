@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.sources import BadRow, is_held_out
+from pipeline.data.rows import BadRow
+from pipeline.data.sources import is_held_out
 from pipeline.run.errors import UserError
 from recipes.common.images import fashion_mnist, tables
 from recipes.common.images.config import Images

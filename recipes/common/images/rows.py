@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.sources import BadRow
+from pipeline.data.rows import BadRow
 from pipeline.run.errors import UserError, nearest
 from recipes.common.images.config import Images
 

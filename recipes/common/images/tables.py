@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.sources import BadRow, is_held_out
+from pipeline.data.rows import BadRow
+from pipeline.data.sources import is_held_out
 from pipeline.run.errors import UserError, nearest
 from recipes.common.images.config import Images
 from recipes.common.images.rows import NO_LABEL, Content, Row, Source, path_of
