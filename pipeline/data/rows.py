@@ -131,17 +131,22 @@ def _zstandard(path: Path, mode: str) -> BinaryIO:
     return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))  # type: ignore[arg-type]
 
 
+def unpacked(path: Path) -> bytes:
+    with open_plain(path) as opened:
+        return opened.read()
+
+
 def open_utf8(path: Path) -> BinaryIO:
     """The same without a byte-order mark; UTF-16 that has one as UTF-8."""
     plain = open_plain(path)
-    begin = plain.read(3)
-    plain.seek(0)
+    begin = plain.peek(3)  # type: ignore[attr-defined]
     encoding = next((name for mark, name in MARKS.items() if begin.startswith(mark)), None)
     if encoding == "utf-8-sig":
-        plain.seek(len(codecs.BOM_UTF8))
+        plain.read(len(codecs.BOM_UTF8))
     if encoding != "utf-16":
         return plain
-    return io.BytesIO(unmarked(plain.read()))
+    with plain:
+        return io.BytesIO(unmarked(plain.read()))
 
 
 def _matching(path: Path, pattern: str) -> tuple[Path, list[Path]]:

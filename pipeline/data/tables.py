@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.data.config import Corpus
 from pipeline.data.formats import KNOWN
-from pipeline.data.rows import Row, Source, brief, files_of, kind_of, name_of, open_plain, open_utf8
+from pipeline.data.rows import SQUEEZED, Row, Source, brief, files_of, kind_of, name_of, open_utf8, unpacked
 from pipeline.run.errors import UserError, nearest
 
 
@@ -94,7 +94,7 @@ def _csv_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
 def _of_one_length(record: dict[Any, Any]) -> Any:
     """A record, or, where it has another length than the first line, the list of what it holds: no row."""
     if None in record or None in record.values():
-        return [value for name, value in record.items() if name is not None]
+        return [*(value for name, value in record.items() if name is not None), *record.get(None, ())]
     return {name: value for name, value in record.items() if value != ""}
 
 
@@ -103,7 +103,8 @@ def _parquet_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        table = parquet.ParquetFile(open_plain(path) if path.suffix != ".parquet" else path)
+        squeezed = path.suffix.lower() in SQUEEZED  # a table's footer is read first: it is unpacked whole
+        table = parquet.ParquetFile(pyarrow.BufferReader(unpacked(path)) if squeezed else path)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a parquet file: {str(error)[:200]}") from None
     _require_column(source, table.schema_arrow.names, str(path))
