@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import sources
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
+from pipeline.data.overlap import digest, held_out_digests
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError
@@ -33,6 +34,11 @@ def check(config: LanguageModelConfig) -> None:
         sources.check_chat(config.chat)
 
 
+def describe(config: LanguageModelConfig) -> str:
+    """What the plan says of the conversations: the shape of their rows, as the first one has it."""
+    return f"conversations are {sources.format_of(config.chat)}" if config.chat else ""
+
+
 def run(context: Context) -> dict[str, Any]:
     """Write the shards, NAME.held_out.jsonl, ledger.json and, where rows were skipped, skipped.jsonl.
 
@@ -54,7 +60,7 @@ def run(context: Context) -> dict[str, Any]:
     ledgers: list[dict[str, Any]] = []
     notes: dict[str, int] = {}
     for kind in kinds(context.config.corpus, context.config.chat, tokenizer, skipped):
-        tokens_in = write(kind, context, vocabulary_size, tokenizer_digest(directory))
+        tokens_in, overlapping = write(kind, context, vocabulary_size, tokenizer_digest(directory))
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
         require_rows(kind, shards, skipped)
         for shard, count in zip(shards, tokens_in.values(), strict=True):
@@ -62,6 +68,9 @@ def run(context: Context) -> dict[str, Any]:
             metrics |= counts(shard)
         metrics[kind.section] = sources.fingerprint(kind.source)
         notes |= kind.notes()
+        if overlapping:
+            fate = "kept" if kind.source.held_out_overlap == "keep" else "left out"
+            notes[f"training {kind.name} {fate}: the same are held out"] = overlapping
     for words, count in notes.items():
         context.terminal.write(f"tokenize: {count:,} x {words}\n")
     write_json(context.out / "ledger.json", {"tokens": ledgers, "skipped_rows": len(skipped), "notes": notes})
@@ -94,12 +103,18 @@ def checked_vocabulary(tokenizer: "PreTrainedTokenizerFast", directory: Path) ->
     return vocabulary_size
 
 
-def write(kind: Kind, context: Context, vocabulary_size: int, tokenizer_sha256: str) -> dict[str, int]:
-    """Encode every row of `kind` into the shard of its split; returns the tokens encoded for each split.
+def write(
+    kind: Kind, context: Context, vocabulary_size: int, tokenizer_sha256: str
+) -> tuple[dict[str, int], int]:
+    """Encode every row of `kind` into the shard of its split.
 
     Line i of NAME.held_out.jsonl is document i of the shard.
+
+    Returns:
+        The tokens encoded for each split; how many training rows are held out as well.
     """
-    tokens_in = dict.fromkeys(SPLITS, 0)
+    tokens_in, overlapping = dict.fromkeys(SPLITS, 0), 0
+    held = held_out_digests(kind.source)
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -109,13 +124,18 @@ def write(kind: Kind, context: Context, vocabulary_size: int, tokenizer_sha256: 
         }
         lines = stack.enter_context(open(context.out / f"{kind.name}.held_out.jsonl", "w", encoding="utf-8"))
         for rows in batches(progress(kind, context), kind.size, kind.batch_characters):
-            for split, part in divide(rows, kind.source.held_out).items():
+            parts = divide(rows, kind.source.held_out)
+            apart = [row for row in parts[TRAIN] if digest(row) not in held]
+            overlapping += len(parts[TRAIN]) - len(apart)
+            if kind.source.held_out_overlap == "drop":
+                parts[TRAIN] = apart
+            for split, part in parts.items():
                 for kept, encoded in kind.encode(part):
                     tokens_in[split] += int(encoded.lengths.sum())
                     writers[split].add(*encoded)
                     if split == HELD_OUT:
                         lines.writelines(as_line(kind.record(row)) for row in kept)
-    return tokens_in
+    return tokens_in, overlapping
 
 
 def batches(rows: Iterable[Row], size: Callable[[Row], int], limit: int) -> Iterator[list[Row]]:

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pipeline.run.config import Section, what
 
+OVERLAP = "training rows that are held out as well, but for white space: leave out and count, or count"
+
 
 class Corpus(Section):
     """Where the documents come from, and which of them are held out."""
@@ -21,6 +23,7 @@ class Corpus(Section):
     held_out: float = what(
         0.1, "share of documents held out, decided by a hash of each document's key", gt=0, lt=1
     )
+    held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
     max_documents: int | None = what(None, "stop after this many documents; none: all", ge=1)
     on_bad_row: Literal["error", "skip"] = what(
         "error", "undecodable file or malformed row: stop, or count and skip"
@@ -54,5 +57,6 @@ class Chat(Section):
     held_out: float = what(
         0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1
     )
+    held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
     max_conversations: int | None = what(None, "stop after this many conversations; none: all", ge=1)
     on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")

@@ -44,6 +44,24 @@ def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversatio
     return _items(chat, chat.max_conversations, skipped)
 
 
+def held_out_rows(source: Source) -> Iterator[Any]:
+    """The rows that are held out, alone; those that cannot be used are left out, as the whole reading says of them."""
+    limit = source.max_documents if isinstance(source, Corpus) else source.max_conversations
+    read, parse = _reader_and_parser(source)
+    seen = 0
+    for row in read(source):
+        if limit is None and not is_held_out(row.key, source.held_out):
+            continue
+        try:
+            items = list(parse(source, row))
+        except BadRow:
+            continue
+        for item in items[: None if limit is None else max(0, limit - seen)]:
+            if is_held_out(item.key, source.held_out):
+                yield item
+        seen += len(items)
+
+
 def is_held_out(key: str, held_out: float) -> bool:
     """Whether a key falls in the held-out share: a hash of its part before `::` (a file, or a word) decides."""
     digest = hashlib.sha256(key.split("::", 1)[0].encode()).digest()
@@ -62,6 +80,28 @@ def check_corpus(corpus: Corpus) -> None:
 def check_chat(chat: Chat) -> None:
     """As check_corpus, for conversations."""
     _check(chat)
+
+
+def format_of(chat: Chat) -> str:
+    """What the rows of a chat section are, in words, by the first that can be used.
+
+    Raises:
+        UserError: as check_chat.
+    """
+    if chat.source in BY_FILE:
+        return f"made of {chat.source}"
+    formats = Formats(chat)
+    parse = _table_row(formats)
+    for row in islice(tables.table_rows(chat), FIRST_ROWS):
+        try:
+            [found] = parse(chat, row)
+        except BadRow:
+            continue
+        named = {"sharegpt": "messages"}.get(str(formats.format), str(formats.format))
+        parts = [f"{len(found.messages)} messages in the first" if found.messages else "texts"]
+        parts += [f"{len(found.tools)} tools"] if found.tools else []
+        return f"{named.replace('_', ' and ')} ({', '.join(parts)})"
+    return f"not known: none of the first {FIRST_ROWS} rows can be used"
 
 
 def outside_files(source: Source) -> dict[str, Path]:

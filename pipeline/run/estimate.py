@@ -86,6 +86,9 @@ def plan(config: Any, stages: tuple[Stage, ...]) -> str:
     launch = read_launch(config.run)
     lines = [f"{stage.name:12} {found[stage.name].action:11} {found[stage.name].reason}" for stage in stages]
     for stage in stages:
+        describe = getattr(importlib.import_module(stage.module), "describe", None)
+        if describe and (said := describe(config)):
+            lines += ["", f"{stage.name}: {said}"]
         if stage.launched:
             lines += ["", *_training_lines(config, stage, launch)]
     free = shutil.disk_usage(_existing(Path(config.run.output_dir))).free

@@ -27,13 +27,20 @@ CONVERSATIONS = [
 def run_stage(tmp_path, ours):
     """`run_stage(texts, conversations, on_bad_row=..., tokenizer=...)`: (metrics, directory of the stage's output)."""
 
-    def run(texts=TEXTS, conversations=CONVERSATIONS, on_bad_row="error", tokenizer=ours, model_config=None):
+    def run(
+        texts=TEXTS,
+        conversations=CONVERSATIONS,
+        on_bad_row="error",
+        tokenizer=ours,
+        model_config=None,
+        **data,
+    ):
         tokenizer.save_pretrained(tmp_path / "base" / "model")
         if model_config is not None:
             write_lines(tmp_path / "base" / "model" / "config.json", [model_config])
         write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
         write_lines(tmp_path / "chat.jsonl", [{"messages": messages} for messages in conversations])
-        config = recipe(tmp_path, on_bad_row)
+        config = recipe(tmp_path, on_bad_row, **data)
         tokenize.check(config)
         out = tmp_path / "out"
         out.mkdir()
@@ -42,8 +49,8 @@ def run_stage(tmp_path, ours):
     return run
 
 
-def recipe(directory, on_bad_row):
-    rows = {"source": "jsonl", "held_out": 0.3, "on_bad_row": on_bad_row}
+def recipe(directory, on_bad_row, **data):
+    rows = {"source": "jsonl", "held_out": 0.3, "on_bad_row": on_bad_row, **data}
     training = {"max_steps": 1, "train_batch_size": 1, "learning_rate": 1e-3}
     return LanguageModelConfig.model_validate(
         {
@@ -146,12 +153,13 @@ def test_a_text_that_becomes_a_control_token_stops_or_is_listed(run_stage, tmp_p
     )
     tokenizer.backend_tokenizer.model.ignore_merges = True
     texts = [*(f"is it {i}" for i in range(40)), *["the"] * 8]
+    # The same text would leave training for being held out too, were it not for the setting.
     with pytest.raises(
         UserError, match=r"texts.jsonl:4[1-8]: text 0 holds 'the'(.|\n)*corpus.on_bad_row=skip"
     ):
-        run_stage(texts, tokenizer=tokenizer)
+        run_stage(texts, tokenizer=tokenizer, held_out_overlap="keep")
     (tmp_path / "out").rename(tmp_path / "first")
-    metrics, out = run_stage(texts, tokenizer=tokenizer, on_bad_row="skip")
+    metrics, out = run_stage(texts, tokenizer=tokenizer, on_bad_row="skip", held_out_overlap="keep")
     assert metrics["documents.train.documents"] + metrics["documents.held_out.documents"] == 40
     skipped = [row["key"] for row in read_lines(out / "skipped.jsonl")]
     assert len(skipped) == 8 and {sources.is_held_out(key, 0.3) for key in skipped} == {True, False}
@@ -211,3 +219,27 @@ def test_enclose():
     ids, lengths = enclose(np.array([5, 6, 7], np.uint16), np.array([2, 0, 1]), bos=1, eos=2)
     assert ids.tolist() == [1, 5, 6, 2, 1, 2, 1, 7, 2]
     assert lengths.tolist() == [4, 2, 3] and ids.dtype == np.uint16
+
+
+@pytest.mark.parametrize("overlap", ["drop", "keep"])
+def test_training_rows_that_are_held_out_too_are_left_out_and_counted(run_stage, overlap):
+    """Catches a model that is scored on what it learnt: rows equal but for white space, in both splits."""
+    [held, *_] = (i for i in range(40) if sources.is_held_out(f"texts.jsonl:{i + 1}", 0.3))
+    free = [n for n in range(41, 60) if not sources.is_held_out(f"texts.jsonl:{n}", 0.3)]
+    texts, talks = [*TEXTS], [*CONVERSATIONS]
+    for number in range(41, free[1] + 1):
+        copied = number in free[:2]
+        texts.append(f" {TEXTS[held]}".replace(" is", "\n is") if copied else f"so {number}")
+        talks.append(
+            CONVERSATIONS[held] if copied else [{"role": "user", "content": f"so {number}"}, talks[0][1]]
+        )
+    rows = len(texts) - 2 * (overlap == "drop")
+    metrics, out = run_stage(texts, talks, held_out_overlap=overlap)
+    for kind in ("documents", "conversations"):
+        found = [metrics[f"{kind}.{split}.documents"] for split in ("train", "held_out")]
+        assert sum(found) == rows
+    notes = json.loads((out / "ledger.json").read_text())["notes"]
+    fate = "left out" if overlap == "drop" else "kept"
+    assert notes == {
+        f"training {kind} {fate}: the same are held out": 2 for kind in ("documents", "conversations")
+    }
