@@ -38,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--launch", type=Path, metavar="FILE", help="accelerate launch file to plan for")
     status = _recipe_verb(verbs, "status", "each stage's state, directory and metrics")
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    data = _recipe_verb(verbs, "data", "what the conversations of a recipe teach; no model, no run")
+    data.add_argument("--show", type=int, default=5, metavar="N", help="rows to print")
     verify = verbs.add_parser(
         "verify", allow_abbrev=False, help="re-hash an artifact and everything it was made from"
     )
@@ -289,8 +291,17 @@ def _chat(arguments: list[str]) -> int:
     return run_chat(arguments)
 
 
+def _data(given: argparse.Namespace) -> int:
+    from pipeline.tokenize import look
+
+    config, _ = _open(given)
+    look(config, given.show, sys.stdout)
+    return 0
+
+
 VERBS = {
     "run": _run,
+    "data": _data,
     "stage": _stage,
     "plan": _plan,
     "status": _status,

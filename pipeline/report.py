@@ -50,6 +50,7 @@ def render(name: str, config: dict[str, Any], artifacts: list[Artifact], logs: d
         training.alarms(logs),
         training.curves(logs, by_stage),
         outcome.samples(results.samples_of(artifacts)),
+        outcome.taught(results.supervision_of(artifacts)),
         record.ledger(results.ledgers_of(artifacts)),
         record.cost(artifacts),
         record.lineage(artifacts),

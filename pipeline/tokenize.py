@@ -1,24 +1,29 @@
 """Stage `tokenize`: documents and conversations to token shards, the held-out rows as text, and the token ledger."""
 
+import io
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.data import sources
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
 from pipeline.data.overlap import digest, held_out_digests
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
+from pipeline.data.supervision import SHOWN, print_supervision, supervision
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
-from pipeline.run.stage import Context
+from pipeline.run.stage import Context, Stage, directory_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+MOST = 10_000  # conversations that `look` reads: it is to take seconds
 TRAIN, HELD_OUT = SPLITS = ("train", "held_out")
 
 
@@ -40,7 +45,7 @@ def describe(config: LanguageModelConfig) -> str:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write the shards, NAME.held_out.jsonl, ledger.json and, where rows were skipped, skipped.jsonl.
+    """Write the shards, NAME.held_out.jsonl, ledger.json, supervision.json and, where rows were skipped, skipped.jsonl.
 
     Returns:
         `vocabulary_size`; of each shard `SHARD.documents`, `.tokens`, `.bytes` (of the answers in conversations) and
@@ -71,12 +76,33 @@ def run(context: Context) -> dict[str, Any]:
         if overlapping:
             fate = "kept" if kind.source.held_out_overlap == "keep" else "left out"
             notes[f"training {kind.name} {fate}: the same are held out"] = overlapping
-    for words, count in notes.items():
-        context.terminal.write(f"tokenize: {count:,} x {words}\n")
+    if context.config.chat and context.config.finetune:
+        found = supervision_of(context.out, context.config, context.inputs, SHOWN)
+        write_json(context.out / "supervision.json", found)
+        print_supervision("conversations.train", found[TRAIN], context.terminal, shown=0)
+    say(notes, context.terminal)
     write_json(context.out / "ledger.json", {"tokens": ledgers, "skipped_rows": len(skipped), "notes": notes})
     if skipped:
         (context.out / "skipped.jsonl").write_text("".join(map(as_line, skipped)), encoding="utf-8")
     return metrics | {"skipped_rows": len(skipped)}
+
+
+def supervision_of(
+    directory: Path, config: LanguageModelConfig, inputs: dict[str, Path], shown: int
+) -> dict[str, dict[str, Any]]:
+    """Of each split, what its conversations teach; see `supervision`."""
+    from pipeline.lm.model import load_tokenizer
+
+    tokenizer = load_tokenizer(tokenizer_directory(inputs))
+    length = config.finetune.sequence_length if config.finetune else 0
+    shards = {split: Shard.open(directory, f"conversations.{split}") for split in SPLITS}
+    return {split: supervision(shard, tokenizer, length, shown) for split, shard in shards.items()}
+
+
+def say(notes: dict[str, int], out: TextIO) -> None:
+    """What was done to rows otherwise than one might expect."""
+    for words, count in notes.items():
+        out.write(f"  {count:,} x {words}\n")
 
 
 def tokenizer_directory(inputs: dict[str, Path]) -> Path:
@@ -198,6 +224,61 @@ def progress(kind: Kind, context: Context) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(kind.rows(), desc=kind.name, file=context.terminal, disable=not context.terminal.isatty())
+
+
+def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:
+    """Tokenize the conversations in a temporary folder, and print what they teach.
+
+    Raises:
+        UserError: the recipe has no `chat` section, or no tokenizer yet; whatever the stage tokenize refuses.
+    """
+    if getattr(config, "chat", None) is None or config.chat is None:
+        raise UserError("this recipe has no conversations to look at\nexpected: a section `chat`")
+    fewer = min(config.chat.max_conversations or MOST, MOST)
+    config = config.model_copy(
+        update={"corpus": None, "chat": config.chat.model_copy(update={"max_conversations": fewer})}
+    )
+    check(config)
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, made = _tokenizer_before(config, Path(folder)), Path(folder) / "out"
+        made.mkdir()
+        terminal = io.StringIO()
+        context = Context(
+            config, Stage("tokenize", "pipeline.tokenize", {}), inputs, made, made, made, terminal
+        )
+        metrics = run(context)
+        out.write(f"{describe(config)}\n")
+        if metrics["conversations.train.documents"] + metrics["conversations.held_out.documents"] >= MOST:
+            out.write(f"the first {MOST:,} conversations:\n")
+        for split, found in supervision_of(made, config, inputs, shown).items():
+            print_supervision(f"conversations.{split}", found, out, shown if split == TRAIN else 0)
+        say(json.loads((made / "ledger.json").read_text())["notes"], out)
+
+
+def _tokenizer_before(config: LanguageModelConfig, folder: Path) -> dict[str, Path]:
+    """The stage tokenize's input: the run's own tokenizer where there is one, else the pretrained model's alone."""
+    from transformers import AutoTokenizer
+
+    from pipeline.base import PACKAGE
+
+    for name in ("tokenizer", "base"):
+        if directory_of(config, name).is_dir():
+            return {name: directory_of(config, name)}
+    name = config.model.pretrained
+    if name is None:
+        raise UserError(
+            "this recipe trains a tokenizer, and has not yet\nway out: headwater stage tokenizer RECIPE"
+        )
+    if name.startswith(PACKAGE):
+        raise UserError(f"the tokenizer is inside {name}\nway out: headwater stage base RECIPE")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.pretrained {name}: {' '.join(str(error).split())[:200]}") from None
+    tokenizer.save_pretrained(folder / "base" / "model")
+    if (config_file := Path(name) / "config.json").is_file():
+        shutil.copy(config_file, folder / "base" / "model")
+    return {"base": folder / "base"}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.lm.config import LanguageModelConfig, Lora
+from pipeline.lm.machine import fitted
 from pipeline.lm.model import build_config
 from pipeline.lm.recipe import size_of
 from pipeline.run.config import load
@@ -81,7 +82,7 @@ def test_a_recipe_of_two_nets_is_planned_too():
 
 def test_the_larger_recipes_are_planned_without_their_weights():
     for name, billions in (("gpt2_124m", 0.124), ("llama_1b", 1.26)):
-        config = load(LanguageModelConfig, ROOT / "recipes" / "llm" / f"{name}.yaml", [])
+        config = fitted(load(LanguageModelConfig, ROOT / "recipes" / "llm" / f"{name}.yaml", []))
         settings = build_config(
             config.model, config.tokenizer.vocabulary_size, {}, config.pretrain.sequence_length
         )

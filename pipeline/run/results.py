@@ -105,6 +105,11 @@ def ledgers_of(artifacts: Iterable[Artifact]) -> dict[str, Any]:
     return {stage: ledger for stage, ledger in found.items() if ledger}
 
 
+def supervision_of(artifacts: Iterable[Artifact]) -> dict[str, Any]:
+    """What a supervision.json says that the conversations teach, by split; nothing where none are taught."""
+    return next((found for made in artifacts if (found := _json(made, "supervision.json", None))), {})
+
+
 def images_of(artifacts: Iterable[Artifact]) -> dict[str, list[str]]:
     """Stage -> the PNG files it published."""
     found = {made.stage: [name for name in made.files if name.lower().endswith(".png")] for made in artifacts}

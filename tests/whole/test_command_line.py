@@ -20,6 +20,7 @@ RECIPE_AND_OVERRIDES = ["recipe", "overrides"]
 FROZEN = {
     "run": (RECIPE_AND_OVERRIDES, ["--dry-run", "--replace", "--launch"]),
     "stage": (["name", *RECIPE_AND_OVERRIDES], ["--launch"]),
+    "data": (["recipe", "overrides"], ["--show"]),
     "plan": (RECIPE_AND_OVERRIDES, ["--gpus", "--launch"]),
     "status": (RECIPE_AND_OVERRIDES, ["--json"]),
     "verify": (["directory"], []),

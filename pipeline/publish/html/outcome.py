@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.publish.html.charts import Scale, interval_axis, interval_mark, scale_of
-from pipeline.publish.html.element import Markup, Part, element, exact, folded, join
+from pipeline.publish.html.element import Markup, Part, element, exact, folded, join, table
 from pipeline.run.artifact import Artifact
 from pipeline.run.results import Score, decimals_of, prompt_of
 from pipeline.run.units import number, quantity, words
@@ -157,6 +157,26 @@ def _said(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{words(key)}: {'yes' if value else 'no'}"
     return words(value) if isinstance(value, str) else f"{words(key)} {quantity(key, value)}"
+
+
+def taught(found: dict[str, Any]) -> Part | None:
+    """What the conversations teach: figures a split, and rows of which the taught parts stand out."""
+    if not found:
+        return None
+    keys = [key for key in next(iter(found.values())) if key != "shown"]
+    rows = [[words(key), *(quantity(key, split[key]) for split in found.values())] for key in keys]
+    heads = ["", *(words(split) for split in found)]
+    shown = [_taught_row(segments) for split in found.values() for segments in split["shown"]]
+    note = element("p", "Green is taught; the rest is what the model is given.", class_="note")
+    rest = [folded(f"{len(shown) - 1} more rows", *shown[1:])] if shown[1:] else []
+    return Part("taught", "What is taught", join([table(heads, rows, (1, 2)), note, *shown[:1], *rest]))
+
+
+def _taught_row(segments: list[list[Any]]) -> Markup:
+    spans = [
+        element("span", text, class_="taught" if is_taught else "prompt") for text, is_taught in segments
+    ]
+    return element("figure", element("pre", *spans), class_="sample")
 
 
 def images(found: dict[str, list[str]], artifacts: dict[str, Artifact]) -> Part | None:

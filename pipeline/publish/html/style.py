@@ -93,6 +93,7 @@ text.broken { fill: var(--bad); font-size: 17px; font-weight: 700; } span.broken
 .sample { margin: 0 0 1rem; break-inside: avoid-page; }
 .sample pre { background: var(--panel); border-radius: 6px; padding: .75rem .9rem; }
 .sample .prompt { color: var(--soft); }
+.sample .taught { color: var(--ink); background: color-mix(in srgb, var(--c2) 22%, transparent); border-radius: 2px; }
 .sample .prompt + .text { color: var(--ink); }
 .turn pre.prompt { background: none; border: 1px solid var(--rule); margin-bottom: .4rem; }
 .sample figcaption { font-size: .78rem; font-weight: 400; color: var(--soft); margin-bottom: .3rem; }
