@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.lm.config import Model, Pretrain
+from pipeline.lm.config import Lora, Model, Pretrain
 from tests.benchmarks.workload import Rows, new_model
 
 
@@ -28,6 +28,8 @@ class Job:
     levers: dict[str, Any]
     threads: int
     logged: int  # steps whose loss is logged
+    lora: Lora | None = None  # adapters; none: every weight
+    on_cpu: bool = True
 
 
 class LabelledRows(Dataset):
@@ -67,6 +69,8 @@ def contestant(job: Job) -> Iterator[float]:
 def _train(asked: Connection, job: Job) -> None:
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
+    from pipeline.lm.lora import add_adapters
+
     class StepByStep(TrainerCallback):
         """Hold the Trainer before each step until it is asked for, and answer with the loss when it is done."""
 
@@ -86,6 +90,8 @@ def _train(asked: Connection, job: Job) -> None:
 
     torch.set_num_threads(job.threads)
     model = new_model(job.model, job.rows.vocabulary, job.rows.sequence_length)
+    if job.lora:
+        model = add_adapters(model, job.lora)
     with tempfile.TemporaryDirectory() as directory:
         given, data = _arguments(job, directory), LabelledRows(job.rows)
         trainer = Trainer(model=model, args=given, train_dataset=data, callbacks=[StepByStep()])
@@ -110,7 +116,7 @@ def _arguments(job: Job, directory: str) -> Any:
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         train_sampling_strategy="sequential",
-        use_cpu=True,
+        use_cpu=job.on_cpu,
         dataloader_pin_memory=False,
         save_strategy="no",
         report_to="none",

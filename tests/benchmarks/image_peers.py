@@ -24,24 +24,28 @@ def batches(pictures: Tensor, labels: Tensor, size: int) -> Iterator[list[Tensor
         yield from loader
 
 
-def diffusers_script(net: nn.Module, pictures: Tensor, size: int, rate: float, bf16: bool) -> Iterator[float]:
+def diffusers_script(
+    net: nn.Module, pictures: Tensor, size: int, rate: float, bf16: bool, cpu: bool = True
+) -> Iterator[float]:
     """AdamW, clipping at 1, an EMA a step, one `Accelerator` around it; predicts the noise."""
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=cpu)
+    device = accelerator.device
     scheduler = DDPMScheduler(num_train_timesteps=TIMES)
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     rates = get_scheduler("constant", optimizer=optimizer)
     model, optimizer, rates = accelerator.prepare(net, optimizer, rates)
     shadow = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
     for clean, _ in batches(pictures, torch.zeros(len(pictures)), size):
-        noise = torch.randn(clean.shape)
-        times = torch.randint(0, TIMES, (len(clean),))
+        clean = clean.to(device)
+        noise = torch.randn(clean.shape, device=device)
+        times = torch.randint(0, TIMES, (len(clean),), device=device)
         with accelerator.accumulate(model):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 said = model(scheduler.add_noise(clean, noise, times), times).sample
             loss = F.mse_loss(said.float(), noise)
             accelerator.backward(loss)
