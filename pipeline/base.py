@@ -99,8 +99,21 @@ def run(context: Context) -> dict[str, Any]:
 
     model, tokenizer = _load(context.config)
     _check_trainable(context.config, model.config)
-    save_model(model, tokenizer, context.out / "model")
+    save_model(model, tokenizer, context.out / "model", _tokenizer_files(context.config))
     return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
+
+
+def _tokenizer_files(config: LanguageModelConfig) -> Path | None:
+    """Where the files of the pretrained tokenizer lie; None: they are inside a file of weights."""
+    from transformers.utils import cached_file
+
+    name = str(config.model.pretrained)
+    if name.startswith(PACKAGE):
+        return None
+    if Path(name).is_dir():
+        return Path(name)
+    found = cached_file(name, "tokenizer_config.json", revision=config.model.revision)
+    return Path(str(found)).parent
 
 
 def _load(config: LanguageModelConfig) -> tuple[Any, Any]:

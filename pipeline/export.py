@@ -24,7 +24,7 @@ from pipeline.run.files import write_json
 from pipeline.run.stage import Context
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parent.parent
 BF16 = "bf16_logit_difference_relative"
@@ -73,22 +73,25 @@ def write_model(live: Path, out: Path, generation: Generate) -> None:
     from pipeline.lm.prompts import stop_ids_from
 
     shutil.copytree(live, out, dirs_exist_ok=True)
-    tokenizer = load_tokenizer(live)
-    stops = sorted(stop_ids_from(GenerationConfig.from_pretrained(live), tokenizer))
-    _generation_config(tokenizer, stops, generation).save_pretrained(out)
+    tokenizer, own = load_tokenizer(live), GenerationConfig.from_pretrained(live)
+    stops = sorted(stop_ids_from(own, tokenizer))
+    generation_config(own, tokenizer, stops, generation).save_pretrained(out)
 
 
-def _generation_config(tokenizer: PreTrainedTokenizerFast, stops: list[int], generation: Generate) -> Any:
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=stops,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
-        do_sample=True,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-    )
+def generation_config(
+    own: GenerationConfig, tokenizer: PreTrainedTokenizerFast, stops: list[int], generation: Generate
+) -> GenerationConfig:
+    """The model's own, that stops at `stops`; its sampling is the recipe's where it has none or the recipe says it."""
+    if own.bos_token_id is None:
+        own.bos_token_id = tokenizer.bos_token_id
+    own.eos_token_id = stops
+    if own.pad_token_id is None:
+        own.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    said = generation.model_fields_set & {"temperature", "top_p"}
+    for name in ("temperature", "top_p") if not own.do_sample else said:
+        setattr(own, name, getattr(generation, name))
+    own.do_sample = True
+    return own
 
 
 def write_adapter(adapter: Path, out: Path, config: LanguageModelConfig) -> None:

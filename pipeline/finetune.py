@@ -110,7 +110,7 @@ def _write(context: Context, base: Path, trained: dict[str, Any]) -> None:
     if context.config.finetune.lora:
         save_adapter(model, context.out / "adapter", base)
         model = model.merge_and_unload()
-    save_model(model, load_tokenizer(base), context.out / "model")
+    save_model(model, load_tokenizer(base), context.out / "model", base)
 
 
 if __name__ == "__main__":

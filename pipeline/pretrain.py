@@ -79,7 +79,7 @@ def run(context: Context) -> dict[str, Any]:
     if runtime.is_main:
         model = _model(context, tokenizer)
         load_weights(model, {name.removeprefix("model."): tensor for name, tensor in weights.items()})
-        save_model(model, tokenizer, context.out / "model")
+        save_model(model, tokenizer, context.out / "model", origin if config.model.pretrained else None)
         metrics |= {"parameters": sum(p.numel() for p in model.parameters())}
     stop_runtime()
     return metrics | {"samples": training.max_steps * training.train_batch_size}

@@ -217,17 +217,29 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write a directory that AutoModelForCausalLM and AutoTokenizer load, and assert that its tensors are whole."""
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"),
+)
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path, base: Path | None = None
+) -> None:
+    """Write a directory that AutoModelForCausalLM and AutoTokenizer load, and assert that its tensors are whole.
+
+    base: the pretrained model's directory: its tokenizer files stay as they are, to the byte, and the generation config
+        as well. Without one the tokenizer is this run's: it learns the positions, the model its special ids.
+    """
     from safetensors import safe_open
 
-    ids = special_ids(tokenizer)
-    for name, value in ids.items():
-        setattr(model.generation_config, name, value)
-    if positions := positions_of(model.config):
+    for name, value in special_ids(tokenizer).items():
+        if base is None or getattr(model.generation_config, name) is None:
+            setattr(model.generation_config, name, value)
+    if base is None and (positions := positions_of(model.config)):
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     model.save_pretrained(directory)
-    copy_tokenizer(tokenizer, directory)
+    copy_tokenizer(tokenizer, directory, base)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for path in directory.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
@@ -236,15 +248,19 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, direc
                 assert written == shapes[key], f"{key} was written with shape {written}, not {shapes[key]}"
 
 
-def copy_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Save `tokenizer`; where it came from a directory, its tokenizer.json byte for byte.
+def copy_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, base: Path | None = None) -> None:
+    """Save `tokenizer`: the files of `base` byte for byte; else, where it came from a directory, its tokenizer.json.
 
     transformers writes a post-processor into it, and then it would no longer be the file the tokens were made with.
     """
     tokenizer.save_pretrained(directory)
-    origin = Path(tokenizer.name_or_path) / "tokenizer.json"
-    if origin.is_file():
-        shutil.copyfile(origin, directory / "tokenizer.json")
+    origin = base or Path(tokenizer.name_or_path)
+    brought = [name for name in TOKENIZER_FILES if (origin / name).is_file()]
+    for name in brought if base else set(brought) & {"tokenizer.json"}:
+        shutil.copyfile(origin / name, directory / name)
+    if base and "tokenizer_config.json" in brought:  # what transformers moves out of it would be said twice
+        for name in {"chat_template.jinja", "special_tokens_map.json", "added_tokens.json"} - set(brought):
+            (directory / name).unlink(missing_ok=True)
 
 
 def load_weights(model: Any, weights: dict[str, Any]) -> None:
