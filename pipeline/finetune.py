@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.lm.brought import vocabulary_of
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.launch import check_launch, read_launch
 from pipeline.run.stage import Context, directory_of
@@ -26,7 +27,7 @@ def check(config: LanguageModelConfig) -> None:
         from pipeline.lm.model import build_config, check_trainable
 
         positions = config.pretrain.sequence_length
-        settings = build_config(config.model, config.tokenizer.vocabulary_size, {}, positions)
+        settings = build_config(config.model, vocabulary_of(config.tokenizer), {}, positions)
         check_trainable(settings, config.model.attention, config.finetune.sequence_length)
         if config.finetune.lora:
             check_targets(settings, config.finetune.lora)
@@ -42,7 +43,7 @@ def estimate(config: LanguageModelConfig) -> Size | None:
         return None
     fresh = config.pretrain and config.tokenizer and not config.model.pretrained
     settings = (
-        build_config(config.model, config.tokenizer.vocabulary_size, {}, config.pretrain.sequence_length)
+        build_config(config.model, vocabulary_of(config.tokenizer), {}, config.pretrain.sequence_length)
         if fresh
         else config_of(base)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.lm.brought import vocabulary_of
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.launch import check_launch, read_launch
 from pipeline.run.stage import Context, directory_of
@@ -23,7 +24,7 @@ def check(config: LanguageModelConfig) -> None:
     assert config.pretrain is not None, "the stage exists only where its section does"
     check_launch(config.run, config.pretrain, (1, 2, 3), config.pretrain)
     if config.model.architecture and config.tokenizer:
-        _fresh_config(config, config.tokenizer.vocabulary_size, {})
+        _fresh_config(config, vocabulary_of(config.tokenizer), {})
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:
@@ -35,7 +36,7 @@ def estimate(config: LanguageModelConfig) -> Size | None:
     if config.model.pretrained and not base.is_dir():
         return None
     fresh = not config.model.pretrained
-    settings = _fresh_config(config, config.tokenizer.vocabulary_size, {}) if fresh else config_of(base)
+    settings = _fresh_config(config, vocabulary_of(config.tokenizer), {}) if fresh else config_of(base)
     launch, attention = read_launch(config.run), config.model.attention
     return size_of(settings, training, training.sequence_length, None, launch, attention)
 
@@ -93,7 +94,8 @@ def _model(context: Context, tokenizer: Any) -> Any:
         model = load_model(context.inputs["base"] / "model", attention=config.model.attention)
         check_trainable(model.config, config.model.attention, config.pretrain.sequence_length)
         return model
-    return build_model(_fresh_config(config, len(tokenizer), special_ids(tokenizer)), config.model.attention)
+    entries = max(tokenizer.get_vocab().values()) + 1
+    return build_model(_fresh_config(config, entries, special_ids(tokenizer)), config.model.attention)
 
 
 if __name__ == "__main__":

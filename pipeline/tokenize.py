@@ -265,6 +265,11 @@ def _tokenizer_before(config: LanguageModelConfig, folder: Path) -> dict[str, Pa
         if directory_of(config, name).is_dir():
             return {name: directory_of(config, name)}
     name = config.model.pretrained
+    if config.tokenizer and config.tokenizer.pretrained:
+        from pipeline.lm.brought import load_brought
+
+        load_brought(config.tokenizer)[0].save_pretrained(folder / "tokenizer")
+        return {"tokenizer": folder / "tokenizer"}
     if name is None:
         raise UserError(
             "this recipe trains a tokenizer, and has not yet\nway out: headwater stage tokenizer RECIPE"

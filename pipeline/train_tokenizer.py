@@ -1,15 +1,20 @@
-"""Stage `tokenizer`: train it on the corpus' training documents, and measure it on those held out."""
+"""Stage `tokenizer`: train it on the corpus' training documents, or bring one; measure it on those held out."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Backend
+
 from pipeline.data import sources
+from pipeline.data.answers import ChatTemplate
+from pipeline.data.chat import separators
 from pipeline.data.config import Corpus
-from pipeline.lm.config import LanguageModelConfig
+from pipeline.lm.config import LanguageModelConfig, Tokenizer
 from pipeline.run.errors import UserError
 from pipeline.run.stage import Context
 from tokenizer.evaluate import evaluate
-from tokenizer.files import save
+from tokenizer.files import load, save
 from tokenizer.train import VocabularyError, train
 
 EVALUATED_BYTES = 2_000_000  # of held-out documents, the first in the corpus' order
@@ -19,11 +24,18 @@ def check(config: LanguageModelConfig) -> None:
     """Refuse a recipe without the sections corpus and tokenizer, or a corpus that cannot be read.
 
     Raises:
-        UserError: one of these; as sources.check_corpus.
+        UserError: one of these; as sources.check_corpus; a tokenizer that is brought and cannot be used.
     """
     if config.corpus is None or config.tokenizer is None:
         raise UserError("stage tokenizer needs the sections corpus and tokenizer")
     sources.check_corpus(config.corpus)
+    if config.tokenizer.pretrained:
+        from pipeline.lm.brought import load_brought
+
+        found, _ = load_brought(config.tokenizer)
+        separators(found)
+        if config.chat:
+            ChatTemplate(found)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -38,13 +50,28 @@ def run(context: Context) -> dict[str, Any]:
     """
     corpus, wanted = context.config.corpus, context.config.tokenizer
     reading = Reading(corpus)
-    try:
-        tokenizer = train(reading.training_texts(), wanted.vocabulary_size, wanted.algorithm)
-    except VocabularyError as error:
-        raise UserError(f"tokenizer.vocabulary_size: {error}") from None
-    save(tokenizer, context.out, model_max_length=None)
+    if wanted.pretrained:
+        tokenizer = _bring(wanted, context.out)
+        for _ in reading.training_texts():
+            pass  # counted, and refused where a split is empty, as those that train one are
+    else:
+        try:
+            tokenizer = train(reading.training_texts(), wanted.vocabulary_size, wanted.algorithm)
+        except VocabularyError as error:
+            raise UserError(f"tokenizer.vocabulary_size: {error}") from None
+        save(tokenizer, context.out, model_max_length=None)
     figures = evaluate(tokenizer, reading.held_out_texts)
     return figures | reading.counts() | {"corpus": sources.fingerprint(corpus)}
+
+
+def _bring(wanted: Tokenizer, out: Path) -> Backend:
+    """Write a tokenizer that is brought, its files as they are; the one that encodes."""
+    from pipeline.lm.brought import load_brought
+    from pipeline.lm.model import copy_tokenizer
+
+    tokenizer, origin = load_brought(wanted)
+    copy_tokenizer(tokenizer, out, origin)
+    return load(out)
 
 
 class Reading:

@@ -13,10 +13,26 @@ COMPILE = (
 
 
 class Tokenizer(Section):
-    """The tokenizer to train, or the one to load."""
+    """The tokenizer to train, or one that is brought."""
+
+    pretrained: str | None = what(
+        None, "directory, tokenizer.json, SentencePiece .model or Hub name; none: one is trained"
+    )
+    chat_template: str | None = what(None, "pretrained only: a file with another chat template than its own")
 
     algorithm: Literal["bpe", "unigram"] = what("bpe", "what is trained on the training documents")
     vocabulary_size: int = what(8192, "entries, special tokens included", ge=300)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Tokenizer":
+        trained = self.model_fields_set & {"algorithm", "vocabulary_size"}
+        if self.pretrained and trained:
+            raise ValueError(
+                f"a pretrained tokenizer is not trained: leave out {' and '.join(sorted(trained))}"
+            )
+        if self.chat_template and not self.pretrained:
+            raise ValueError("chat_template is for a pretrained tokenizer: one that is trained here has ours")
+        return self
 
 
 class Model(Section):

@@ -21,7 +21,7 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
     origin = "tokenizer" if scratch else "base"
     base = "pretrain" if config.pretrain else "base"
     tuned = "finetune" if config.finetune else base
-    corpus, texts = partial(_texts, config.corpus), partial(_texts, config.corpus, config.chat)
+    corpus, texts = partial(_tokenizer, config), partial(_texts, config.corpus, config.chat)
     weights = partial(_weights, config)
     found = [
         Stage("tokenizer", "pipeline.train_tokenizer", _of(config, "corpus", "tokenizer"), reads=corpus)
@@ -66,6 +66,14 @@ def _texts(*sources: Corpus | Chat | None) -> dict[str, Path]:
         if source
         for name, file in outside_files(source).items()
     }
+
+
+def _tokenizer(config: LanguageModelConfig) -> dict[str, Path]:
+    """What the tokenizer is trained on or measured with, and the files of one that is brought."""
+    from pipeline.lm.brought import outside_files
+
+    brought = {f"tokenizer: {name}": file for name, file in outside_files(config.tokenizer).items()}
+    return _texts(config.corpus) | brought
 
 
 def _weights(config: LanguageModelConfig) -> dict[str, Path]:
