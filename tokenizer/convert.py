@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 
 SPACE = "\u2581"  # SentencePiece's visible space
+NORMAL = 1  # a piece's type there: no control token, byte or symbol of the user's
 UNIGRAM, BPE = 1, 2  # trainer_spec.model_type in sentencepiece_model.proto
 
 
@@ -37,7 +38,7 @@ def from_sentencepiece(path: Path, texts: Iterable[str]) -> Tokenizer:
 
 
 def _assemble(proto: Any, parts: dict[str, Any], path: Path) -> Tokenizer:
-    tokenizer = Tokenizer(_model(proto.trainer_spec, parts, path))
+    tokenizer = Tokenizer(_model(proto, parts, path))
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
     tokenizer.decoder = _decoder(proto.normalizer_spec)
     tokens = parts["additional_special_tokens"]
@@ -46,15 +47,30 @@ def _assemble(proto: Any, parts: dict[str, Any], path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _model(spec: Any, parts: dict[str, Any], path: Path) -> models.Model:
+def _model(proto: Any, parts: dict[str, Any], path: Path) -> models.Model:
+    spec = proto.trainer_spec
     if spec.model_type == UNIGRAM:
         return models.Unigram(parts["vocab"], unk_id=spec.unk_id, byte_fallback=spec.byte_fallback)
     if spec.model_type == BPE:
         options = {"unk_token": spec.unk_piece, "fuse_unk": True, "byte_fallback": spec.byte_fallback}
-        return models.BPE(parts["vocab"], parts["merges"], **options)
+        return models.BPE(parts["vocab"], _merges(proto, parts["vocab"]), **options)
     raise ValueError(
         f"{path} is a word or character model\nexpected: a Unigram or BPE model of SentencePiece"
     )
+
+
+def _merges(proto: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a third, in the order in which SentencePiece merges: by score, then by id.
+
+    Ids alone are that order only where scores fall with them; the Mistral models give white space the lowest score.
+    """
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
+    pairs = [
+        (whole[:cut], whole[cut:])
+        for whole in sorted(scores, key=lambda piece: (-scores[piece], vocabulary[piece]))
+        for cut in range(1, len(whole))
+    ]
+    return [(left, right) for left, right in pairs if left in scores and right in scores]
 
 
 def _normalizer(spec: Any) -> normalizers.Normalizer:

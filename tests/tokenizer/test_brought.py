@@ -13,6 +13,7 @@ from pipeline.lm.brought import load_brought, vocabulary_of
 from pipeline.lm.config import Tokenizer as Section
 from pipeline.run.errors import UserError
 from tests.stages.tiny_model import TEXT, make_config, make_context, make_tokenizer
+from tokenizer.convert import from_sentencepiece
 
 TEXTS = [TEXT, "so it ends\n", "  the thing\t12"]
 
@@ -78,6 +79,34 @@ def test_a_sentencepiece_model_gives_the_librarys_ids(tmp_path, kind):
         assert ours.encode(text, add_special_tokens=False).ids == reference.encode(text)
     found, _ = load_brought(Section(pretrained=str(path)))
     assert (found.bos_token, found.eos_token) == ("<s>", "</s>")
+
+
+def test_white_space_of_the_lowest_score_merges_last(tmp_path):
+    """As in the Mistral models, where `▁▁` has an early id and a score below every other piece's."""
+    from sentencepiece import sentencepiece_model_pb2 as pb2
+
+    trained, spaced = io.BytesIO(), [TEXT.replace(" ", "  "), "x    y  x"] * 30
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(spaced),
+        model_writer=trained,
+        vocab_size=120,
+        model_type="bpe",
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+    )
+    proto = pb2.ModelProto.FromString(trained.getvalue())
+    blank = [piece for piece in proto.pieces if not piece.piece.strip("\u2581")]
+    assert len(blank) > 1
+    for piece in blank:
+        piece.score = -1e9
+    path = tmp_path / "m.model"
+    path.write_bytes(proto.SerializeToString())
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    converted = from_sentencepiece(path, [])
+    for text in ("x  what", "   the  end", "x    y  x", "a thing "):
+        assert converted.encode(text, add_special_tokens=False).ids == reference.encode(text)
 
 
 def test_its_template_may_be_another(directory, tmp_path):

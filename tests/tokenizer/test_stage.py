@@ -75,7 +75,7 @@ def test_an_empty_split_is_the_users_error(tmp_path, folder, held_out, counts):
 
 
 def test_a_bad_row_reaches_the_user_through_the_trainer(tmp_path, folder):
-    with pytest.raises(UserError, match=r"zz.txt:1: byte 0xff is not UTF-8"):
+    with pytest.raises(UserError, match=r"zz.txt:1: byte 0xff at offset 0 is not UTF-8"):
         train_tokenizer.run(context_of(tmp_path, Corpus(source="text", path=str(folder))))
 
 
