@@ -15,7 +15,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.stage import Context
 from tokenizer.evaluate import evaluate
 from tokenizer.files import load, save
-from tokenizer.train import VocabularyError, train
+from tokenizer.train import LONGEST_RUN, Shortened, VocabularyError, train
 
 EVALUATED_BYTES = 2_000_000  # of held-out documents, the first in the corpus' order
 
@@ -43,25 +43,35 @@ def run(context: Context) -> dict[str, Any]:
 
     Returns:
         tokenizer.evaluate's figures on the first 2 MB of held-out documents; counts `documents.train`,
-        `documents.held_out` and `skipped_rows`; the fingerprint of the `corpus`.
+        `documents.held_out`, `skipped_rows` and `long_runs_cut`; the fingerprint of the `corpus`.
 
     Raises:
         UserError: the corpus is refused, leaves a split empty, or does not support the vocabulary.
     """
     corpus, wanted = context.config.corpus, context.config.tokenizer
     reading = Reading(corpus)
+    shortened = Shortened(reading.training_texts())
     if wanted.pretrained:
         tokenizer = _bring(wanted, context.out)
-        for _ in reading.training_texts():
+        for _ in shortened:
             pass  # counted, and refused where a split is empty, as those that train one are
     else:
         try:
-            tokenizer = train(reading.training_texts(), wanted.vocabulary_size, wanted.algorithm)
+            tokenizer = train(shortened, wanted.vocabulary_size, wanted.algorithm)
         except VocabularyError as error:
             raise UserError(f"tokenizer.vocabulary_size: {error}") from None
         save(tokenizer, context.out, model_max_length=None)
+    if shortened.cut and not wanted.pretrained:
+        context.terminal.write(
+            f"  {shortened.cut:,} x cut {LONGEST_RUN:,} characters without a space: longer runs stall the training\n"
+        )
     figures = evaluate(tokenizer, reading.held_out_texts)
-    return figures | reading.counts() | {"corpus": sources.fingerprint(corpus)}
+    return (
+        figures
+        | reading.counts()
+        | {"long_runs_cut": shortened.cut}
+        | {"corpus": sources.fingerprint(corpus)}
+    )
 
 
 def _bring(wanted: Tokenizer, out: Path) -> Backend:

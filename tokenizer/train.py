@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,6 +20,8 @@ PATTERN = (
 ALPHABET = tuple(sorted(pre_tokenizers.ByteLevel.alphabet()))
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + len(ALPHABET)
 LONGEST_UNIGRAM_PIECE = 32  # bytes
+LONGEST_RUN = 1_000  # characters: both algorithms take the square of a pre-token's length
+LONG_RUN = re.compile(rf"\S{{{LONGEST_RUN}}}(?=\S)|\s{{{LONGEST_RUN}}}(?=\s)")
 SCORE_DECIMALS = (
     6  # tokenizers reads longer decimals inexactly: a saved file would change when loaded and saved again
 )
@@ -27,6 +29,25 @@ SCORE_DECIMALS = (
 
 class VocabularyError(ValueError):
     """The texts do not support the vocabulary that was asked for."""
+
+
+class Shortened:
+    """Texts cut where LONGEST_RUN characters stand without a space between them, or as many spaces; for training alone.
+
+    cut: how many times so far.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts, self.cut = texts, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            begin = 0
+            for run in LONG_RUN.finditer(text):
+                yield text[begin : run.end()]
+                begin = run.end()
+                self.cut += 1
+            yield text[begin:]
 
 
 def train(texts: Iterable[str], vocabulary_size: int, algorithm: Literal["bpe", "unigram"]) -> Tokenizer:
@@ -37,7 +58,7 @@ def train(texts: Iterable[str], vocabulary_size: int, algorithm: Literal["bpe", 
     Unigram: Kudo 2018.
 
     Args:
-        texts: read once, in order.
+        texts: read once, in order; long runs are cut as Shortened does.
         vocabulary_size: entries, at least 263.
         algorithm: `bpe` or `unigram`.
 
@@ -49,6 +70,7 @@ def train(texts: Iterable[str], vocabulary_size: int, algorithm: Literal["bpe", 
             f"vocabulary of {vocabulary_size} entries\nexpected: at least {SMALLEST_VOCABULARY}"
             f" ({len(SPECIAL_TOKENS)} control tokens and {len(ALPHABET)} bytes)"
         )
+    texts = texts if isinstance(texts, Shortened) else Shortened(texts)
     trained = (
         _train_bpe(texts, vocabulary_size) if algorithm == "bpe" else _train_unigram(texts, vocabulary_size)
     )

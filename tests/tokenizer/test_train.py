@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.stages.tiny_model import TEXT
 from tests.tokenizer.conftest import HARD_STRINGS
 from tokenizer.special import SPECIAL_TOKENS
-from tokenizer.train import SMALLEST_VOCABULARY, VocabularyError, train
+from tokenizer.train import LONGEST_RUN, SMALLEST_VOCABULARY, Shortened, VocabularyError, train
 
 TRAIN_AND_HASH = """
 import hashlib, inspect, argparse, textwrap
@@ -84,3 +85,26 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused(texts, algorithm):
 )
 def test_digits_split_in_threes_and_indentation_keeps_together(bpe, text, pieces):
     assert [piece for piece, _ in bpe.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+def test_long_runs_are_cut_for_training_and_counted():
+    """Uncut, 100,000 letters took 4 s and twice as many 40 s: pairs of one word are counted in its square."""
+    texts = ["so it is", "a" * 2500 + " so", " " * 1000, " " * 2001 + "x"]
+    shortened = Shortened(texts)
+    pieces = list(shortened)
+    assert "".join(pieces) == "".join(texts)
+    assert [len(piece) for piece in pieces] == [8, 1000, 1000, 503, 1000, 1000, 1000, 2]
+    assert shortened.cut == 4
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_a_text_without_long_runs_is_trained_on_as_it_is(algorithm):
+    run = "ab" * (LONGEST_RUN // 2)
+    texts = [TEXT, f"{run} {run}"]
+    assert list(Shortened(texts)) == texts
+    assert train([TEXT * 9, run * 50], 280, algorithm).encode(run).ids
+
+
+def test_a_long_run_trains_in_seconds():
+    """A megabyte of one letter: hours of pairs, were it one word."""
+    train([TEXT * 9, "a" * 1_000_000], 290, "bpe")
