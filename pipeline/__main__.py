@@ -21,6 +21,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"headwater {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
+    init = verbs.add_parser("init", allow_abbrev=False, help="print a first recipe for a model and chat data")
+    init.add_argument("model", help="directory or Hub name")
+    init.add_argument("data", help="file, folder or dataset of conversations")
     run = _recipe_verb(verbs, "run", "run every stage that is not up to date")
     run.add_argument(
         "--dry-run", action="store_true", help="print the decision for every stage and do nothing"
@@ -291,6 +294,13 @@ def _chat(arguments: list[str]) -> int:
     return run_chat(arguments)
 
 
+def _init(given: argparse.Namespace) -> int:
+    from pipeline.lm.start import first_recipe
+
+    print(first_recipe(given.model, given.data), end="")
+    return 0
+
+
 def _data(given: argparse.Namespace) -> int:
     from pipeline.tokenize import look
 
@@ -302,6 +312,7 @@ def _data(given: argparse.Namespace) -> int:
 VERBS = {
     "run": _run,
     "data": _data,
+    "init": _init,
     "stage": _stage,
     "plan": _plan,
     "status": _status,

@@ -21,6 +21,7 @@ FROZEN = {
     "run": (RECIPE_AND_OVERRIDES, ["--dry-run", "--replace", "--launch"]),
     "stage": (["name", *RECIPE_AND_OVERRIDES], ["--launch"]),
     "data": (["recipe", "overrides"], ["--show"]),
+    "init": (["model", "data"], []),
     "plan": (RECIPE_AND_OVERRIDES, ["--gpus", "--launch"]),
     "status": (RECIPE_AND_OVERRIDES, ["--json"]),
     "verify": (["directory"], []),

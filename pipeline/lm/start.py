@@ -1,0 +1,211 @@
+"""`headwater init`: a first recipe for a model and a file of conversations, from what both say of themselves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.data import sources
+from pipeline.data.chat import ChatEncoder
+from pipeline.data.config import Chat
+from pipeline.run.errors import UserError
+from pipeline.run.units import prefixed, size
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+LOOKED_AT = 2_000  # conversations
+SHARE = 99  # per cent of the rows that are to fit whole
+STEP_TOKENS, EPOCHS = 8_192, 3
+FULL_BYTES, LORA_BYTES = (
+    16,
+    5,
+)  # a parameter: fp32 weights, gradients and AdamW's moments; frozen weights and adapters
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the data and the machine said. lengths: int64 [D] of the rows looked at; beyond: of them too long."""
+
+    format: str
+    conversations: int
+    lengths: np.ndarray
+    sequence_length: int
+    positions: int | None
+    parameters: int
+    memory: int
+    gpus: int
+    notes: dict[str, int]
+
+    @property
+    def beyond(self) -> int:
+        return int((self.lengths > self.sequence_length).sum())
+
+    @property
+    def lora(self) -> bool:
+        """Adapters where all weights and their optimizer would take more than half of the memory."""
+        return self.parameters * FULL_BYTES > self.memory / 2
+
+
+def first_recipe(model: str, data: str) -> str:
+    """The YAML of a recipe that fine-tunes `model` on the conversations in `data`, with the reasons as comments.
+
+    Raises:
+        UserError: the model or the data cannot be read, or the template cannot write them.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    chat = Chat(path=data)
+    sources.check_chat(chat)
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{model}: {' '.join(str(error).split())[:200]}\n"
+            "expected: a model's directory, or a name that this machine has or can reach"
+        ) from None
+    seen = _look(chat, config, tokenizer)
+    return _text(model, data, seen)
+
+
+def _look(chat: Chat, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Seen:
+    from pipeline.lm.model import positions_of
+
+    encoder = ChatEncoder(tokenizer)
+    found = list(islice(sources.conversations(chat, []), LOOKED_AT))
+    layouts = [
+        layout
+        for row in found
+        for layout in (
+            [encoder.document(row.text)] if row.text else encoder.lay_out(list(row.messages), row.tools)
+        )
+    ]
+    lengths = encoder.encode(layouts).lengths
+    positions = positions_of(config)
+    return Seen(
+        sources.format_of(chat),
+        len(found),
+        lengths,
+        _sequence_length(lengths, positions),
+        positions,
+        _parameters(config),
+        *_machine(),
+        encoder.template.notes,
+    )
+
+
+def _sequence_length(lengths: np.ndarray, positions: int | None) -> int:
+    """Room for SHARE per cent of the rows, in steps of 128, within the model's positions."""
+    wanted = int(np.percentile(lengths, SHARE, method="higher"))
+    rounded = max(256, -(-wanted // 128) * 128)
+    return min(rounded, positions) if positions else rounded
+
+
+def _parameters(config: PretrainedConfig) -> int:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise UserError(
+            f"no decoder is made of {config.model_type}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _machine() -> tuple[int, int]:
+    """(bytes of one GPU, or of this host without one; GPUs)."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory, torch.cuda.device_count()
+    return psutil.virtual_memory().total, 0
+
+
+def _text(model: str, data: str, seen: Seen) -> str:
+    longest, beyond = int(seen.lengths.max()), seen.beyond
+    rows = max(1, int(seen.lengths.sum()) // seen.sequence_length)
+    batch = max(1, STEP_TOKENS // seen.sequence_length)
+    processes = seen.gpus or 1
+    batch = -(-batch // processes) * processes
+    more = "at least " if seen.conversations == LOOKED_AT else ""
+    steps = max(20, EPOCHS * rows // batch)
+    long = (
+        f"{beyond} of {len(seen.lengths)} rows are longer (up to {longest})" if beyond else "every row fits"
+    )
+    said = "".join(f"# note: {count} x {note}\n" for note, count in seen.notes.items())
+    place = f"{seen.gpus} GPU{'s' if seen.gpus > 1 else ''}" if seen.gpus else "no GPU"
+    weights, full = f"{prefixed(seen.parameters)} weights", size(seen.parameters * FULL_BYTES)
+    why = (
+        f"adapters alone: all {weights} would take {full}"
+        if seen.lora
+        else f"all {weights}, {full} with AdamW"
+    )
+    launch = "launch/one.yaml" if processes == 1 else "launch/zero2.yaml"
+    name = Path(os.path.abspath(data)).name.split(".")[0]
+    lora = "  lora:\n    r: 16\n    lora_alpha: 32\n    target_modules: all-linear\n" if seen.lora else ""
+    rate = "2.0e-4" if seen.lora else "2.0e-5"
+    return f"""\
+# Fine-tunes {model} on {data}.
+#
+#   headwater data THIS_FILE      what of each conversation is taught
+#   headwater plan THIS_FILE      what a run needs, and whether anything would be refused
+#   headwater run  THIS_FILE
+#
+# data: {seen.format};
+#   {more}{seen.conversations:,} conversations, {len(seen.lengths):,} rows, {int(seen.lengths.sum()):,} tokens
+# machine: {place}, {size(seen.memory)} of memory
+{said}recipe: llm
+
+run:
+  output_dir: runs/{name}
+  launch: {launch}
+  logging_steps: 5
+  eval_steps: {max(10, steps // 5)}
+  save_steps: {max(10, steps // 5)}
+
+model:
+  pretrained: {_quoted(model)}
+
+chat:
+  path: {_quoted(data)}
+  held_out: 0.1                  # share of the conversations that are kept to be measured on
+
+finetune:
+  sequence_length: {seen.sequence_length:<15}# {long}
+  on_long: {"drop" if beyond or more else "error"}
+  max_steps: {steps:<21}# about {EPOCHS} times over the rows looked at
+  train_batch_size: {batch:<14}# rows a step: {batch * seen.sequence_length:,} tokens, conversations packed
+  per_device_train_batch_size: {_micro(batch // processes)}
+  learning_rate: {rate}          # {why}
+  lr_scheduler_type: cosine
+  warmup_steps: 0.05
+{lora}
+evaluate:
+  functions: 0
+  conversations: 256             # held-out loss before and after
+  multiple_choice: 0
+
+# To publish it, say under which licence the data are:
+# export:
+#   licence: apache-2.0
+"""
+
+
+def _micro(share: int) -> int:
+    """The largest divisor of a process's rows that is at most 4."""
+    return next(rows for rows in (4, 3, 2, 1) if share % rows == 0)
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
