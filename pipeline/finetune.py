@@ -70,6 +70,7 @@ def run(context: Context) -> dict[str, Any]:
         PackedConversations(shard, training.sequence_length, seed, training.on_long)
         for shard, seed in zip(shards, (training.seed, None), strict=True)
     )
+    training = training.over(train.length)
     recipe = LanguageModel(
         training=training,
         build=lambda: _model(context, base),
@@ -85,7 +86,8 @@ def run(context: Context) -> dict[str, Any]:
         metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
         _write(context, base, trained)
     stop_runtime()
-    return metrics | {"samples": training.max_steps * training.train_batch_size}
+    done = {"steps": training.max_steps, "samples": training.max_steps * training.train_batch_size}
+    return metrics | done
 
 
 def _model(context: Context, base: Path) -> Any:

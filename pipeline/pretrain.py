@@ -67,10 +67,12 @@ def run(context: Context) -> dict[str, Any]:
         for split in ("train", "held_out")
     ]
     tokenizer = load_tokenizer(origin)
+    train = PackedDocuments(shards[0], training.sequence_length, training.seed)
+    training = training.over(train.length)
     recipe = LanguageModel(
         training=training,
         build=lambda: _model(context, tokenizer),
-        train=PackedDocuments(shards[0], training.sequence_length, training.seed),
+        train=train,
         held=PackedDocuments(shards[1], training.sequence_length, None),
         sequence_length=training.sequence_length,
     )
@@ -83,7 +85,8 @@ def run(context: Context) -> dict[str, Any]:
         save_model(model, tokenizer, context.out / "model", origin if config.model.pretrained else None)
         metrics |= {"parameters": sum(p.numel() for p in model.parameters())}
     stop_runtime()
-    return metrics | {"samples": training.max_steps * training.train_batch_size}
+    done = {"steps": training.max_steps, "samples": training.max_steps * training.train_batch_size}
+    return metrics | done
 
 
 def _model(context: Context, tokenizer: Any) -> Any:

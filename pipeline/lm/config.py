@@ -1,11 +1,14 @@
 """The sections of a language-model recipe, in the order in which its stages use them."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import model_validator
+from typing_extensions import Self
 
 from pipeline.data.config import Chat, Corpus
 from pipeline.run.config import Run, Section, Training, how, what
+from pipeline.run.plan import check_optimizer
 
 COMPILE = (
     "compile the decoder's layers; auto: where there is a compiler and the run is long enough to pay for it"
@@ -60,7 +63,41 @@ class Model(Section):
         return self
 
 
-class Pretrain(Training):
+class Lasting(Training):
+    """A training stage whose length is said in optimizer steps or in epochs."""
+
+    max_steps: int | None = what(None, "optimizer steps; or num_train_epochs", ge=1)
+    num_train_epochs: float | None = what(
+        None, "times over the packed rows, rounded up to whole steps; or max_steps", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Lasting":
+        if (self.max_steps is None) == (self.num_train_epochs is None):
+            raise ValueError("give max_steps or num_train_epochs: one of them says how long to train")
+        return self
+
+    def over(self, rows: int) -> Self:
+        """With its optimizer steps, on a split of `rows` packed rows.
+
+        Raises:
+            UserError: as check_optimizer.
+        """
+        if self.max_steps is not None:
+            return self
+        steps = math.ceil(self.num_train_epochs * rows / self.train_batch_size)
+        check_optimizer(self, steps)
+        return self.model_copy(update={"max_steps": steps})
+
+    @property
+    def length(self) -> str:
+        """How long it trains, in words."""
+        if self.max_steps is not None:
+            return f"{self.max_steps:,} steps"
+        return f"{self.num_train_epochs:g} epoch{'' if self.num_train_epochs == 1 else 's'}"
+
+
+class Pretrain(Lasting):
     """Next-token training on the packed documents."""
 
     torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
@@ -80,7 +117,7 @@ class Lora(Section):
     use_dora: bool = what(False, "weight-decomposed adapters")
 
 
-class Finetune(Training):
+class Finetune(Lasting):
     """Supervised fine-tuning on conversations, of all weights or of adapters."""
 
     torch_compile: bool | Literal["auto"] = how("auto", COMPILE)

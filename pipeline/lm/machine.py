@@ -29,9 +29,10 @@ def fitted(config: LanguageModelConfig) -> LanguageModelConfig:
 def compiling_pays(config: LanguageModelConfig, training: Pretrain | Finetune) -> bool:
     """Whether there is a compiler, and a run that is long enough for what compiling costs.
 
-    Not under ZeRO-3, which gathers weights in the middle of a layer, nor where activations are computed twice.
+    Not where epochs are asked for, whose steps are known later; not under ZeRO-3, which gathers weights in the middle
+    of a layer, nor where activations are computed twice.
     """
-    if training.max_steps < LONG_RUN or training.gradient_checkpointing:
+    if (training.max_steps or 0) < LONG_RUN or training.gradient_checkpointing:
         return False
     if read_launch(config.run).zero_stage == 3:
         return False

@@ -182,7 +182,7 @@ chat:
 finetune:
   sequence_length: {seen.sequence_length:<15}# {long}
   on_long: {"drop" if beyond or more else "error"}
-  max_steps: {steps:<21}# about {EPOCHS} times over the rows looked at
+  num_train_epochs: {EPOCHS:<14}# {steps} steps over the rows looked at
   train_batch_size: {batch:<14}# rows a step: {batch * seen.sequence_length:,} tokens, conversations packed
   per_device_train_batch_size: {_micro(batch // processes)}
   learning_rate: {rate}          # {why}

@@ -123,10 +123,10 @@ def summary(card: Card) -> str:
     )
     steps = []
     if config.pretrain:
-        steps.append(f"pretrained for {config.pretrain.max_steps:,} steps on `{config.corpus.source}`")
+        steps.append(f"pretrained for {config.pretrain.length} on `{config.corpus.source}`")
     if config.finetune:
         how = f"LoRA of rank {config.finetune.lora.r}, merged" if config.finetune.lora else "all weights"
-        steps.append(f"fine-tuned for {config.finetune.max_steps:,} steps on `{config.chat.source}` ({how})")
+        steps.append(f"fine-tuned for {config.finetune.length} on `{config.chat.source}` ({how})")
     return f"{origin}, {', then '.join(steps)}. Weights are fp32 safetensors."
 
 

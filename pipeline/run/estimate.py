@@ -124,6 +124,8 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
 def _compute_lines(training: Loop, size: Size, launch: Launch) -> list[str]:
     if not size.flops:
         return []
+    if training.max_steps is None:
+        return [f"  compute: {size.flops:.3g} FLOPs a step; how many steps: known once the rows are packed"]
     flops = training.max_steps * size.flops
     rate, assumption = _rate(launch, training.bf16)
     return [

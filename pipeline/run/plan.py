@@ -37,15 +37,19 @@ class Batches:
         return cls(micro, share // micro)
 
 
-def check_optimizer(optimizer: Optimizer, max_steps: int) -> None:
-    """Raises UserError for settings that cannot be honoured: on every launcher alike, or within `max_steps`."""
+def check_optimizer(optimizer: Optimizer, max_steps: int | None) -> None:
+    """Raises UserError for settings that cannot be honoured: on every launcher alike, or within `max_steps`.
+
+    max_steps: None: not known yet; what depends on it is checked when it is.
+    """
     if optimizer.optim == "muon" and optimizer.max_grad_norm:
         raise UserError(
             "optim: muon with max_grad_norm: its updates have a fixed norm, and ZeRO forms them before clipping\n"
             "way out: max_grad_norm: 0"
         )
-    warmup, decay = steps_of(optimizer.warmup_steps, max_steps), steps_of(optimizer.decay_steps, max_steps)
-    if warmup + decay > max_steps:
+    known = max_steps or 1_000_000  # shares of max_steps are checked alike
+    warmup, decay = steps_of(optimizer.warmup_steps, known), steps_of(optimizer.decay_steps, known)
+    if warmup + decay > known:
         raise UserError(
             f"warmup_steps {warmup} and decay_steps {decay} do not fit into max_steps {max_steps}\n"
             "way out: fewer, or shares of max_steps such as warmup_steps: 0.03"
