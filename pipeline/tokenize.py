@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.data import sources
+from pipeline.data.config import Chat, ChatSource, Corpus
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
 from pipeline.data.overlap import digest, held_out_digests
@@ -150,11 +151,14 @@ def write(
         }
         lines = stack.enter_context(open(context.out / f"{kind.name}.held_out.jsonl", "w", encoding="utf-8"))
         for rows in batches(progress(kind, context), kind.size, kind.batch_characters):
-            parts = divide(rows, kind.source.held_out)
+            parts = divide(rows, kind.source)
             apart = [row for row in parts[TRAIN] if digest(row) not in held]
             overlapping += len(parts[TRAIN]) - len(apart)
             if kind.source.held_out_overlap == "drop":
                 parts[TRAIN] = apart
+            parts[TRAIN] = [
+                row for row in parts[TRAIN] for _ in range(sources.repeats_of(kind.source, row.key))
+            ]
             for split, part in parts.items():
                 for kept, encoded in kind.encode(part):
                     tokens_in[split] += int(encoded.lengths.sum())
@@ -177,11 +181,11 @@ def batches(rows: Iterable[Row], size: Callable[[Row], int], limit: int) -> Iter
         yield batch
 
 
-def divide(rows: list[Row], held_out: float) -> dict[str, list[Row]]:
+def divide(rows: list[Row], source: Corpus | Chat) -> dict[str, list[Row]]:
     """The rows of each split, in order, by a hash of their keys."""
     parts: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for row in rows:
-        parts[HELD_OUT if sources.is_held_out(row.key, held_out) else TRAIN].append(row)
+        parts[HELD_OUT if sources.goes_to_held_out(source, row.key) else TRAIN].append(row)
     return parts
 
 
@@ -234,10 +238,7 @@ def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:
     """
     if getattr(config, "chat", None) is None or config.chat is None:
         raise UserError("this recipe has no conversations to look at\nexpected: a section `chat`")
-    fewer = min(config.chat.max_conversations or MOST, MOST)
-    config = config.model_copy(
-        update={"corpus": None, "chat": config.chat.model_copy(update={"max_conversations": fewer})}
-    )
+    config = config.model_copy(update={"corpus": None, "chat": _fewer(config.chat)})
     check(config)
     with tempfile.TemporaryDirectory() as folder:
         inputs, made = _tokenizer_before(config, Path(folder)), Path(folder) / "out"
@@ -253,6 +254,17 @@ def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:
         for split, found in supervision_of(made, config, inputs, shown).items():
             print_supervision(f"conversations.{split}", found, out, shown if split == TRAIN else 0)
         say(json.loads((made / "ledger.json").read_text())["notes"], out)
+
+
+def _fewer(chat: Chat) -> Chat:
+    """The section with at most MOST conversations of each source."""
+
+    def limited(part: ChatSource) -> ChatSource:
+        return part.model_copy(update={"max_conversations": min(part.max_conversations or MOST, MOST)})
+
+    if chat.sources:
+        return chat.model_copy(update={"sources": tuple(map(limited, chat.sources))})
+    return limited(chat)
 
 
 def _tokenizer_before(config: LanguageModelConfig, folder: Path) -> dict[str, Path]:

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from pipeline.run.config import Section, what
 
 OVERLAP = "training rows that are held out as well, but for white space: leave out and count, or count"
@@ -30,8 +32,8 @@ class Corpus(Section):
     )
 
 
-class Chat(Section):
-    """Conversations for fine-tuning; loss falls on the assistant's tokens, unless `loss` says otherwise."""
+class ChatSource(Section):
+    """Where conversations come from, and which of them are held out."""
 
     source: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "wordnet"] = (
         what(
@@ -48,15 +50,47 @@ class Chat(Section):
     messages_column: str | None = what(
         None, "column of a list of messages; none: messages or conversations, or no such list"
     )
+    held_out: float = what(
+        0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1
+    )
+    repeats: float = what(
+        1.0, "how often each training row is there: 2.5 is twice, and half of them once more", gt=0
+    )
+    max_conversations: int | None = what(None, "stop after this many conversations; none: all", ge=1)
+    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
+
+
+class Chat(ChatSource):
+    """Conversations for fine-tuning; loss falls on the assistant's tokens, unless `loss` says otherwise."""
+
+    sources: tuple[ChatSource, ...] = what(
+        (), "several sources, each with its own settings, in place of those above"
+    )
     loss: Literal["assistant", "last_assistant", "completion", "all"] = what(
         "assistant", "what is taught: every answer, the last, those after the last user turn, or every token"
     )
     unwritten: Literal["error", "drop"] = what(
         "error", "tools and thinking that the chat template has no place for: stop, or leave out and count"
     )
-    held_out: float = what(
-        0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1
-    )
     held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
-    max_conversations: int | None = what(None, "stop after this many conversations; none: all", ge=1)
-    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Chat":
+        both = self.model_fields_set & ChatSource.model_fields.keys() if self.sources else set()
+        if both:
+            raise ValueError(
+                f"with sources, each has settings of its own: leave out {', '.join(sorted(both))}"
+            )
+        return self
+
+    @property
+    def parts(self) -> tuple[ChatSource, ...]:
+        """The sources, of which there is at least one."""
+        return self.sources or (self,)
+
+    @property
+    def said(self) -> str:
+        """What the sources are, in a few words."""
+        return " and ".join(
+            part.path if part.source == "auto" and part.path else part.source for part in self.parts
+        )

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.data.config import Chat
+from pipeline.data.config import ChatSource
 from pipeline.data.conversation import Conversation, Message
 from pipeline.data.rows import BadRow, Row, brief, require_unicode
 from pipeline.run.errors import nearest
@@ -40,11 +40,11 @@ EXPECTED = (
 class Formats:
     """Parses rows of one section: the first one decides the format where it is `auto`, and the others must have it."""
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: ChatSource) -> None:
         self.chat = chat
         self.format = None if chat.format == "auto" else chat.format
 
-    def __call__(self, chat: Chat, row: Row) -> Iterable[Conversation]:
+    def __call__(self, chat: ChatSource, row: Row) -> Iterable[Conversation]:
         columns = {name: value for name, value in row.value.items() if value is not None}
         found = self.format or detected(chat, columns)
         parsed = PARSERS[found](chat, columns)
@@ -52,7 +52,7 @@ class Formats:
         return [Conversation(row.key, *parsed)]
 
 
-def detected(chat: Chat, columns: Iterable[str]) -> str:
+def detected(chat: ChatSource, columns: Iterable[str]) -> str:
     """The format that these columns make.
 
     Raises:
@@ -77,14 +77,14 @@ def detected(chat: Chat, columns: Iterable[str]) -> str:
 Parsed = tuple[tuple[Message, ...], tuple[dict, ...], str]
 
 
-def _messages(chat: Chat, columns: Columns) -> Parsed:
+def _messages(chat: ChatSource, columns: Columns) -> Parsed:
     names = (chat.messages_column,) if chat.messages_column else MESSAGE_COLUMNS
     name = _first(columns, names, "messages")
     found = _listed(name, columns[name])
     return _checked(_with_system(columns, found)), _tools(columns), ""
 
 
-def _prompt_completion(chat: Chat, columns: Columns) -> Parsed:
+def _prompt_completion(chat: ChatSource, columns: Columns) -> Parsed:
     asked, answered = (
         _first(columns, PROMPTS, "prompt_completion"),
         _first(columns, COMPLETIONS, "prompt_completion"),
@@ -103,7 +103,7 @@ def _prompt_completion(chat: Chat, columns: Columns) -> Parsed:
     return _checked(_with_system(columns, [*before, *after])), _tools(columns), ""
 
 
-def _alpaca(chat: Chat, columns: Columns) -> Parsed:
+def _alpaca(chat: ChatSource, columns: Columns) -> Parsed:
     if "instruction" not in columns:
         raise BadRow(f"no column 'instruction'\n{EXPECTED}")
     output = columns[_first(columns, OUTPUTS, "alpaca")]
@@ -119,7 +119,7 @@ def _alpaca(chat: Chat, columns: Columns) -> Parsed:
     return _checked(_with_system(columns, [*earlier, *turns])), _tools(columns), ""
 
 
-def _text(chat: Chat, columns: Columns) -> Parsed:
+def _text(chat: ChatSource, columns: Columns) -> Parsed:
     text = columns.get("text")
     if not isinstance(text, str) or not text.strip():
         raise BadRow(f"column 'text' holds {brief(text)}\nexpected: text that is not empty")
@@ -127,7 +127,7 @@ def _text(chat: Chat, columns: Columns) -> Parsed:
     return (), (), text
 
 
-PARSERS: dict[str, Callable[[Chat, Columns], Parsed]] = {
+PARSERS: dict[str, Callable[[ChatSource, Columns], Parsed]] = {
     "messages": _messages,
     "sharegpt": _messages,
     "prompt_completion": _prompt_completion,

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.data import stdlib
-from pipeline.data.config import Chat, Corpus
+from pipeline.data.config import ChatSource, Corpus
 from pipeline.run.errors import UserError, nearest
 
-Source = Corpus | Chat
+Source = Corpus | ChatSource
 
 ENDINGS = {
     "jsonl": (".jsonl", ".ndjson"),
@@ -181,7 +181,7 @@ def file_rows(source: Source) -> Iterator[Row]:
         yield Row(key, str(path), None, unmarked(path.read_bytes()))
 
 
-def wordnet_rows(chat: Chat) -> Iterator[Row]:
+def wordnet_rows(chat: ChatSource) -> Iterator[Row]:
     """One row a word and sense, sorted by word: a pair."""
     path = path_of(chat)
     for pair in stdlib.definition_pairs(path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import rows, stdlib, tables
-from pipeline.data.config import Chat, Corpus
+from pipeline.data.config import Chat, ChatSource, Corpus
 from pipeline.data.conversation import Conversation, Document
 from pipeline.data.formats import Formats
 from pipeline.data.rows import BadRow, Row, Source, brief, name_of, require_unicode
@@ -40,12 +40,22 @@ def documents(corpus: Corpus, skipped: list[SkippedRow]) -> Iterator[Document]:
 
 
 def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversation]:
-    """The conversations of a chat section, ordered as documents are; WordNet's by word. Raises as documents."""
-    return _items(chat, chat.max_conversations, skipped)
+    """The conversations of a chat section, ordered as documents are; WordNet's by word. Raises as documents.
+
+    Of several sources one comes after the other, and `N/` stands before the keys of source N, counted from 0.
+    """
+    for number, part in enumerate(chat.parts):
+        for row in _items(part, part.max_conversations, skipped):
+            yield dataclasses.replace(row, key=f"{number}/{row.key}") if chat.sources else row
 
 
-def held_out_rows(source: Source) -> Iterator[Any]:
+def held_out_rows(source: Corpus | Chat) -> Iterator[Any]:
     """The rows that are held out, alone; those that cannot be used are left out, as the whole reading says of them."""
+    for part in source.parts if isinstance(source, Chat) else (source,):
+        yield from _held_out_rows(part)
+
+
+def _held_out_rows(source: Source) -> Iterator[Any]:
     limit = source.max_documents if isinstance(source, Corpus) else source.max_conversations
     read, parse = _reader_and_parser(source)
     seen = 0
@@ -60,6 +70,30 @@ def held_out_rows(source: Source) -> Iterator[Any]:
             if is_held_out(item.key, source.held_out):
                 yield item
         seen += len(items)
+
+
+def goes_to_held_out(source: Corpus | Chat, key: str) -> bool:
+    """Whether the row under this key is held out, by the share of the source that it comes from."""
+    if isinstance(source, Chat):
+        source, key = _part_of(source, key)
+    return is_held_out(key, source.held_out)
+
+
+def repeats_of(source: Corpus | Chat, key: str) -> int:
+    """How often the training row under this key is there; a hash of its key decides about a fraction."""
+    if isinstance(source, Corpus):
+        return 1
+    part, key = _part_of(source, key)
+    whole = int(part.repeats)
+    digest = hashlib.sha256(f"repeat {key}".encode()).digest()
+    return whole + (int.from_bytes(digest[:8], "big") / 2**64 < part.repeats - whole)
+
+
+def _part_of(chat: Chat, key: str) -> tuple[ChatSource, str]:
+    if not chat.sources:
+        return chat, key
+    number, _, own = key.partition("/")
+    return chat.sources[int(number)], own
 
 
 def is_held_out(key: str, held_out: float) -> bool:
@@ -79,15 +113,20 @@ def check_corpus(corpus: Corpus) -> None:
 
 def check_chat(chat: Chat) -> None:
     """As check_corpus, for conversations."""
-    _check(chat)
+    for part in chat.parts:
+        _check(part)
 
 
 def format_of(chat: Chat) -> str:
-    """What the rows of a chat section are, in words, by the first that can be used.
+    """What the rows of a chat section are, in words, by the first that can be used of each source.
 
     Raises:
         UserError: as check_chat.
     """
+    return "; ".join(map(_format_of, chat.parts))
+
+
+def _format_of(chat: ChatSource) -> str:
     if chat.source in BY_FILE:
         return f"made of {chat.source}"
     formats = Formats(chat)
@@ -104,12 +143,22 @@ def format_of(chat: Chat) -> str:
     return f"not known: none of the first {FIRST_ROWS} rows can be used"
 
 
-def outside_files(source: Source) -> dict[str, Path]:
+def outside_files(source: Corpus | Chat) -> dict[str, Path]:
     """The files that `source` reads, by name; none for a dataset of the Hub, whose copies here are named by revision.
 
     Raises:
         UserError: as files_of.
     """
+    if isinstance(source, Corpus) or not source.sources:
+        return _files(source)
+    return {
+        f"{number}/{name}": file
+        for number, part in enumerate(source.sources)
+        for name, file in _files(part).items()
+    }
+
+
+def _files(source: Source) -> dict[str, Path]:
     if source.source == "wordnet":
         return outside.files_below(rows.path_of(source))
     if tables.is_dataset(source):
@@ -118,11 +167,17 @@ def outside_files(source: Source) -> dict[str, Path]:
     return dict(rows.files_of(source))
 
 
-def fingerprint(source: Source) -> dict[str, int | str]:
+def fingerprint(source: Corpus | Chat) -> dict[str, Any]:
     """Identity of the bytes read: `files` (`rows` of a `datasets` source), their `bytes`, and a `sha256`.
 
     The sha256 is over (key, sha256 of content) of each file, sorted, or of each row, in order.
     """
+    if isinstance(source, Chat) and source.sources:
+        return {"sources": [_fingerprint(part) for part in source.sources]}
+    return _fingerprint(source)
+
+
+def _fingerprint(source: Source) -> dict[str, int | str]:
     if tables.is_dataset(source):
         found = [
             _digest(row.key, json.dumps(row.value, default=str).encode()) for row in tables.table_rows(source)

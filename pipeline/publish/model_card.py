@@ -126,7 +126,7 @@ def summary(card: Card) -> str:
         steps.append(f"pretrained for {config.pretrain.length} on `{config.corpus.source}`")
     if config.finetune:
         how = f"LoRA of rank {config.finetune.lora.r}, merged" if config.finetune.lora else "all weights"
-        steps.append(f"fine-tuned for {config.finetune.length} on `{config.chat.source}` ({how})")
+        steps.append(f"fine-tuned for {config.finetune.length} on `{config.chat.said}` ({how})")
     return f"{origin}, {', then '.join(steps)}. Weights are fp32 safetensors."
 
 

@@ -60,7 +60,7 @@ PLANNED = {
     ),
     "undecodable bytes": (
         ["corpus.source=text", "corpus.path={}/latin"],
-        ["{}/latin/a.txt:2: byte 0xef is not UTF-8", "corpus.on_bad_row=skip"],
+        ["{}/latin/a.txt:2: byte 0xef at offset 7 is not UTF-8", "corpus.on_bad_row=skip"],
     ),
     "a line that is not JSON": (
         ["corpus.source=jsonl", "corpus.path={}/broken"],
