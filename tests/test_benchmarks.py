@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.lm.config import Model
-from tests.benchmarks import bare_gpt, cpu_training, feeding, framework_tax, gpu_training
+from tests.benchmarks import bare_gpt, cpu_training, feeding, finetune, framework_tax, gpu_training
 from tests.benchmarks.workload import Rows, new_model, parity_gate, recipe, training, warm_up
 
 VOCABULARY, LENGTH = 64, 16
@@ -136,3 +136,20 @@ def test_the_race_of_feeds_runs_the_loop_both_ways(tmp_path):
     # That the loop is fed by what `before` names: a batch made within the step always costs some of it.
     assert 0 < shares["before"]["min"] <= shares["before"]["max"] < 1
     assert 0 <= shares["after"]["max"] < 1
+
+
+def test_the_fine_tuning_race_counts_what_each_side_is_taught(tmp_path):
+    """TRL's labels and ours of the same conversations: as many supervised tokens, but for the line break that TRL adds."""
+    talks = finetune.conversations(30)
+    shard = finetune.shard_of(tmp_path, 30)
+    tokenizer = finetune.tokenizer_of(finetune.TEMPLATE, training=True)
+    rows = [
+        tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)[
+            "assistant_masks"
+        ]
+        for talk in talks
+    ]
+    prompted_and_behind = (
+        2  # line breaks before the answer, which its prompt ends in, and behind the stop token
+    )
+    assert int(shard.targets.sum()) == sum(map(sum, rows)) - prompted_and_behind * len(talks)

@@ -17,7 +17,8 @@ def opened(monkeypatch, tmp_path):
     def open_on(*overrides: str, gpu: bool = False, compiler: bool = True):
         monkeypatch.setattr(machine, "_on_gpu", lambda: gpu)
         monkeypatch.setattr(machine.shutil, "which", lambda name: name if compiler else None)
-        return open_recipe(QUICKSTART, [f"run.output_dir={tmp_path}", *overrides])[0]
+        precision = [f"{section}.bf16=true" for section in ("pretrain", "finetune")]
+        return open_recipe(QUICKSTART, [f"run.output_dir={tmp_path}", *precision, *overrides])[0]
 
     return open_on
 
@@ -26,6 +27,10 @@ def test_short_rows_are_attended_by_plain_products_on_a_cpu_alone(opened):
     longer = (f"pretrain.sequence_length={SHORT_ROWS + 1}", "model.config.max_position_embeddings=1024")
     assert opened().model.attention == "eager"
     assert opened(*longer).model.attention == opened(gpu=True).model.attention == "sdpa"
+
+
+def test_in_fp32_the_fused_kernel_is_as_fast(opened):
+    assert opened("finetune.bf16=false").model.attention == "sdpa"
 
 
 def test_what_a_user_writes_stays(opened):
