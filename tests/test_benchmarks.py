@@ -139,7 +139,7 @@ def test_the_race_of_feeds_runs_the_loop_both_ways(tmp_path):
 
 
 def test_the_fine_tuning_race_counts_what_each_side_is_taught(tmp_path):
-    """TRL's labels and ours of the same conversations: as many supervised tokens, but for the line break that TRL adds."""
+    """TRL's marks and ours on the same conversations: as many tokens, but for the line breaks that TRL adds."""
     talks = finetune.conversations(30)
     shard = finetune.shard_of(tmp_path, 30)
     tokenizer = finetune.tokenizer_of(finetune.TEMPLATE, training=True)

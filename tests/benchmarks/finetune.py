@@ -4,9 +4,9 @@ python -m tests.benchmarks.finetune      one JSON line; a ratio above 1: ours is
 
 One model, one set of conversations of many lengths, loss on the assistant's tokens alone, adapters on every linear
 layer, AdamW, the same precision, the same positions a step at most; each side with the kernels that it chooses itself
-(ours: plain products in bf16, compiled layers; TRL: sdpa, as they are), compiling left out. Unpacked, TRL pads a batch to its longest
-conversation; packed, it fills rows by the same best fit as ours (and, without a flash kernel, lets them see each
-other). Preparation is timed apart: from conversations to rows of ids and targets.
+(ours: plain products in bf16, compiled layers; TRL: sdpa, as they are), compiling left out. Unpacked, TRL pads a batch
+to its longest conversation; packed, it fills rows by the same best fit as ours (and, without a flash kernel, lets them
+see each other). Preparation is timed apart: from conversations to rows of ids and targets.
 """
 
 import multiprocessing
@@ -280,8 +280,8 @@ def main() -> None:
         **figures,
         preparation=preparation(PREPARED),
         unit="supervised tokens a second; conversations a second",
-        protocol=f"LoRA of rank {LORA.r} on the small Llama, {ROWS} rows of at most {LENGTH} tokens a step, {STEPS} steps "
-        f"a sample, {REPEATS} turns, a process each",
+        protocol=f"LoRA of rank {LORA.r} on the small Llama, {ROWS} rows of at most {LENGTH} tokens a step, {STEPS} "
+        f"steps a sample, {REPEATS} turns, a process each",
     )
 
 
