@@ -7,8 +7,8 @@ from pipeline.lm.config import Finetune, LanguageModelConfig, Pretrain
 from pipeline.run.launch import compiler_of, read_launch
 
 # Measured on 2 cores of a Zen 5 CPU. Plain products over sdpa, the small Llama, rows of 256, 512 and 1,024: 1.11, 1.16
-# and 1.08 times as fast in bf16, 0.93, 1.00 and 0.95 in fp32; they keep T x T scores, so longer rows want sdpa. Compiled
-# layers of the quickstart over layers as they are: 1.2 times as fast in bf16, 1.1 in fp32, after 14 to 22 s of compiling.
+# and 1.08 times as fast in bf16, 0.93, 1.00 and 0.95 in fp32; they keep T x T scores, so longer rows want sdpa.
+# Compiled layers of the quickstart over layers as they are: 1.2 times as fast in bf16, 1.1 in fp32, after 14 to 22 s.
 SHORT_ROWS, LONG_RUN = 512, 300
 
 
