@@ -79,14 +79,14 @@ def run(context: Context) -> dict[str, Any]:
         sequence_length=training.sequence_length,
     )
     trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, training.max_steps)
+    metrics = held_out_means(trainer, 0, trainer.updates)
     weights = trainer.weights("model", ema=bool(training.ema_decay))
     if runtime.is_main:
         trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
         _write(context, base, trained)
     stop_runtime()
-    done = {"steps": training.max_steps, "samples": training.max_steps * training.train_batch_size}
+    done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
     return metrics | done
 
 

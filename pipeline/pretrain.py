@@ -77,7 +77,7 @@ def run(context: Context) -> dict[str, Any]:
         sequence_length=training.sequence_length,
     )
     trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, training.max_steps)
+    metrics = held_out_means(trainer, 0, trainer.updates)
     weights = trainer.weights("model", ema=bool(training.ema_decay))
     if runtime.is_main:
         model = _model(context, tokenizer)
@@ -85,7 +85,7 @@ def run(context: Context) -> dict[str, Any]:
         save_model(model, tokenizer, context.out / "model", origin if config.model.pretrained else None)
         metrics |= {"parameters": sum(p.numel() for p in model.parameters())}
     stop_runtime()
-    done = {"steps": training.max_steps, "samples": training.max_steps * training.train_batch_size}
+    done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
     return metrics | done
 
 

@@ -113,6 +113,13 @@ class Loop(Section):
     gradient_checkpointing: bool = how(False, "recompute activations in the backward pass")
     torch_compile: bool = how(False, "compile the repeated layers")
     ema_decay: float = what(0.0, "decay of the fp32 shadow of the weights, a step; 0: no shadow", ge=0, lt=1)
+    metric_for_best_model: str | None = what(
+        None, "held-out figure by which the best weights are kept, such as loss; none: the last are"
+    )
+    greater_is_better: bool = what(False, "whether the best figure is the largest")
+    early_stopping_patience: int | None = what(
+        None, "evaluations without a better figure after which training stops; none: never", ge=1
+    )
     seed: int = what(0, "seed of weights, order, dropout and noise", ge=0)
 
 

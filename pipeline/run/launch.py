@@ -139,6 +139,7 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
         raise UserError(
             f"{launch.path}: this recipe is not tested under ZeRO-{launch.zero_stage}\nway out: {tested}"
         )
+    check_best(run, training)
     check_compiler(training, optimizers)
     derived = [
         ("train_micro_batch_size_per_gpu", batches.micro),
@@ -153,6 +154,18 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
             raise UserError(
                 f"{launch.path}: {key} is {given}, and the recipe makes it {value}\nway out: `auto`, or leave it out"
             )
+
+
+def check_best(run: Run, training: Loop) -> None:
+    """Raises UserError for a best figure without evaluations to find it in, or patience without a figure."""
+    if training.early_stopping_patience and not training.metric_for_best_model:
+        raise UserError(
+            "early_stopping_patience waits for a better figure, and none is named\nway out: metric_for_best_model=loss"
+        )
+    if training.metric_for_best_model and not run.eval_steps:
+        raise UserError(
+            "metric_for_best_model needs evaluations during training\nway out: run.eval_steps=100, or another number"
+        )
 
 
 def check_compiler(training: Loop, optimizers: tuple[Optimizer, ...]) -> None:

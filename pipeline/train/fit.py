@@ -3,13 +3,15 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.stage import Context
 from pipeline.train import checkpoint
+from pipeline.train.best import Best
 from pipeline.train.drawing import Drawings, alarms
 from pipeline.train.engine import NonFinite, Runtime
 from pipeline.train.loop import StepInfo, Trainer, evaluate, steps
@@ -20,6 +22,8 @@ from pipeline.train.recipe import Recipe, Split, Sum
 def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
     """Train `recipe` to its last step, resuming from the newest checkpoint that verifies.
 
+    Where `metric_for_best_model` names a figure, the trainer ends with the weights of its best evaluation.
+
     Raises:
         UserError: the launcher's ZeRO stage is not one the recipe is tested under; no checkpoint verifies.
         NonFinite: the loss or a gradient; the message names the checkpoint that a later run resumes from.
@@ -27,28 +31,48 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
     """
     check_zero_stage(recipe.zero_stages, runtime.zero_stage)
     trainer = Trainer(recipe, runtime)
-    start = _resume(trainer, context)
+    start, best = _resume(trainer, context)
     run = context.config.run
     log = Log.open(context.logs, context.stage.name, start, run.trackers, context.config, runtime)
     drawings = Drawings(context.logs, context.stage.name, start, trainer)
     meter, bar = Meter(recipe, runtime.world_size), Bar(context, recipe, start)
+    trainer.updates = start
     try:
-        with listening() as stop_asked:
-            for info in steps(trainer, start, stop_asked):
-                _after(info, trainer, context, log, meter, bar, drawings)
-        last = recipe.training.max_steps
-        log.write(last, held_out_means(trainer, run.eval_samples, last))
+        with listening() as stop_asked, closing(steps(trainer, start, stop_asked)) as updates:
+            for info in () if best.exhausted(recipe.training) else updates:
+                trainer.updates = info.step
+                _after(info, trainer, context, log, meter, bar, drawings, best)
+                if best.exhausted(recipe.training):
+                    break
+        last = trainer.updates
+        log.write(last, figures := held_out_means(trainer, run.eval_samples, last))
+        if last == recipe.training.max_steps:
+            best.see(last, figures, trainer, _kept(context))
+        best.restore(trainer, _kept(context))
     except NonFinite as error:
         raise NonFinite(f"{error}; {_last(context)}") from None
     finally:
         bar.close()
         log.close()
     context.made.update(meter.summary(), launcher=runtime.describe(), world_size=runtime.world_size)
+    if best.value is not None:
+        context.made.update(best_step=best.step, best_figure=best.value, steps=last)
     return trainer
 
 
+def _kept(context: Context) -> Path:
+    return context.checkpoints / "best"
+
+
 def _after(
-    info: StepInfo, trainer: Trainer, context: Context, log: Log, meter: Meter, bar: Bar, drawings: Drawings
+    info: StepInfo,
+    trainer: Trainer,
+    context: Context,
+    log: Log,
+    meter: Meter,
+    bar: Bar,
+    drawings: Drawings,
+    best: Best,
 ) -> None:
     """What is due after one step: a line in the log, held-out figures, samples, a checkpoint."""
     run, done = context.config.run, info.step == trainer.training.max_steps
@@ -57,7 +81,9 @@ def _after(
         log.write(info.step, figures := meter.take(info))
         bar.show(info.step, figures)
     if run.eval_steps and info.step % run.eval_steps == 0 and not done:
-        log.write(info.step, held_out_means(trainer, run.eval_samples, info.step))
+        log.write(info.step, figures := held_out_means(trainer, run.eval_samples, info.step))
+        best.see(info.step, figures, trainer, _kept(context))
+        done = best.exhausted(trainer.training)
         meter.pause()
     if run.sample_steps and (done or info.step % run.sample_steps == 0):
         log.write(info.step, figures := drawings.draw(info.step, run.sample_count))
@@ -65,7 +91,7 @@ def _after(
             context.terminal.write(f"warning: step {info.step}: {alarm}\n")
         meter.pause()
     if done or info.stop or info.step % run.save_steps == 0:
-        _save(trainer, context, info)
+        _save(trainer, context, info, best)
         meter.pause()
     if info.stop and not done:
         raise Interrupted(f"stopped on request after step {info.step}; the same command resumes there")
@@ -102,22 +128,22 @@ class First:
         return self.split.item(index)
 
 
-def _resume(trainer: Trainer, context: Context) -> int:
-    """Restore the newest checkpoint that verifies; return the updates already done."""
+def _resume(trainer: Trainer, context: Context) -> tuple[int, Best]:
+    """Restore the newest checkpoint that verifies; return the updates already done, and the best of them."""
     found, damages = checkpoint.newest(context.checkpoints, trainer.runtime)
     for damaged in damages:
         context.terminal.write(f"warning: {damaged}; falling back to {found.name if found else 'nothing'}\n")
     if found is None:
-        return 0
+        return 0, Best()
     reader = checkpoint.Reader(found)
     trainer.load(reader, reader.step)
     context.terminal.write(f"{context.stage.name}: resuming after step {reader.step}\n")
-    return reader.step
+    return reader.step, Best.of(reader.progress)
 
 
-def _save(trainer: Trainer, context: Context, info: StepInfo) -> None:
+def _save(trainer: Trainer, context: Context, info: StepInfo, best: Best) -> None:
     started = time.perf_counter()
-    progress = {"samples": info.samples}
+    progress = {"samples": info.samples, **best.progress()}
     keep = context.config.run.save_total_limit
     checkpoint.save(context.checkpoints, info.step, trainer.tensors(), progress, keep, trainer.runtime)
     spent = context.made.get("checkpoint_seconds", 0.0) + time.perf_counter() - started

@@ -46,6 +46,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, runtime: Runtime):
         self.recipe, self.runtime, self.training = recipe, runtime, recipe.training
         self.batches = Batches.derive(recipe.training, runtime.world_size)
+        self.updates = 0  # done, whoever runs the loop says so
         torch.manual_seed(derived_seed(self.training.seed, "weights"))
         nets = recipe.nets()
         self.engines: dict[str, Engine] = {
