@@ -51,3 +51,5 @@ def test_the_length_is_said_in_what_was_asked():
         for fields in ({"max_steps": 1200}, {"num_train_epochs": 1}, {"num_train_epochs": 2.5})
     ]
     assert words == ["1,200 steps", "1 epoch", "2.5 epochs"]
+    stopping = {"metric_for_best_model": "loss", "early_stopping_patience": 3}
+    assert finetune(max_steps=1200, **stopping).length == "at most 1,200 steps"

@@ -92,9 +92,10 @@ class Lasting(Training):
     @property
     def length(self) -> str:
         """How long it trains, in words."""
+        most = "at most " if self.early_stopping_patience else ""
         if self.max_steps is not None:
-            return f"{self.max_steps:,} steps"
-        return f"{self.num_train_epochs:g} epoch{'' if self.num_train_epochs == 1 else 's'}"
+            return f"{most}{self.max_steps:,} steps"
+        return f"{most}{self.num_train_epochs:g} epoch{'' if self.num_train_epochs == 1 else 's'}"
 
 
 class Pretrain(Lasting):

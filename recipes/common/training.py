@@ -31,7 +31,7 @@ def train(recipe: Described, context: Context) -> dict[str, Any]:
     if runtime.is_main and (described := recipe.described()):
         write_json(context.out / NETS, described)
     stop_runtime()
-    steps = recipe.training.max_steps
+    steps = trainer.updates
     return {"steps": steps, recipe.unit: steps * recipe.training.train_batch_size}
 
 
