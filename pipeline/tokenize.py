@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 from pipeline.data import sources
 from pipeline.data.config import Chat, ChatSource, Corpus
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
@@ -216,7 +218,7 @@ def counts(shard: Shard) -> dict[str, float]:
     if shard.targets is None:
         figures["bytes_per_token"] = shard.bytes_total / shard.tokens_total
     else:
-        figures["targets"] = int(shard.targets.sum(dtype="int64"))
+        figures["targets"] = int(np.count_nonzero(shard.targets))
     return {f"{shard.name}.{name}": value for name, value in figures.items()}
 
 

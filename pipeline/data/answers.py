@@ -20,10 +20,14 @@ Taught = Literal["assistant", "last_assistant", "completion", "all"]
 
 
 class Rendered(NamedTuple):
-    """A row as text: `spans` of characters are supervised. Masks stand for what looked like a control token."""
+    """A row as text: `spans` of characters are supervised. Masks stand for what looked like a control token.
+
+    weights: of each span; () where all are 1.
+    """
 
     text: str
     spans: tuple[Span, ...]
+    weights: tuple[float, ...] = ()
 
 
 class ChatTemplate(Template):
@@ -97,13 +101,15 @@ class ChatTemplate(Template):
         rows: list[Rendered] = []
         for index in reversed(answers):
             text, spans = self._answer(written, index - shift, tools, messages[index])
+            weights = (messages[index].get("weight", 1.0),) * len(spans)
             fits = [row for row in rows if row.text.startswith(text[: spans[-1][1]])]
             if fits:
                 place = rows.index(fits[0])
-                rows[place] = Rendered(fits[0].text, (*spans, *fits[0].spans))
+                one = fits[0]
+                rows[place] = Rendered(one.text, (*spans, *one.spans), (*weights, *one.weights))
             else:
-                rows.append(Rendered(text, spans))
-        return rows[::-1]
+                rows.append(Rendered(text, spans, weights))
+        return [row if set(row.weights) != {1.0} else row._replace(weights=()) for row in rows[::-1]]
 
     def prompt(self, messages: list[Message], tools: tuple[dict, ...] = ()) -> str:
         """What generation is prompted with, masked as rows are."""

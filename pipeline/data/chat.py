@@ -25,12 +25,13 @@ class Piece(NamedTuple):
     """A stretch that is encoded on its own: one control token, or all the text between two of them.
 
     prompt, answer: the text before and from the place where an answer begins; `answer` alone is supervised.
-    token: the control token's id; None for text.
+    token: the control token's id; None for text. weight: of the answer.
     """
 
     prompt: str
     answer: str
     token: int | None
+    weight: float = 1.0
 
 
 class Layout(NamedTuple):
@@ -45,7 +46,7 @@ class Encoded(NamedTuple):
     """Rows as `ShardWriter.add` takes them: N tokens of D conversations or documents.
 
     ids: [N].  lengths: int64 [D].  byte_lengths: int64 [D], UTF-8 bytes of the assistant's contents, or the document's.
-    targets: uint8 [N], 1 where the token is supervised; None: documents, in which every token is.
+    targets: uint8 [N], 1 where the token is supervised, or fp32 weights; None: documents, in which every token is.
     """
 
     ids: np.ndarray
@@ -137,7 +138,7 @@ class ChatEncoder:
             ids=np.concatenate(halves),
             lengths=np.add.reduceat(counts, begins),
             byte_lengths=np.array([layout.answer_bytes for layout in layouts]),
-            targets=np.repeat(np.tile(np.array([0, 1], np.uint8), len(counts) // 2), counts),
+            targets=np.repeat(_targets(layouts), counts),
         )
 
     def _encode_texts(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
@@ -149,11 +150,19 @@ class ChatEncoder:
     def _cut(self, row: Rendered) -> Iterable[Piece]:
         """Cut at control tokens. A span ends with one, so a text is supervised from some place to its end, or not."""
         text, spans, done = row.text, row.spans, 0
+        weights = row.weights or (1.0,) * len(spans)
+
+        def weight_at(place: int) -> float:
+            """The weight of the span that ends last before or at `place`, or that holds it."""
+            return next((w for (_, last), w in zip(spans, weights, strict=True) if place <= last), 1.0)
+
         for control in self.template.control.finditer(text):
             if control.start() > done:
-                yield Piece(*_divide(text, done, control.start(), spans), None)
+                yield Piece(*_divide(text, done, control.start(), spans), None, weight_at(control.start()))
             token = self._controls[control.group().strip()]
-            yield Piece(*_divide(text, control.start(), control.end(), spans), token)
+            yield Piece(
+                *_divide(text, control.start(), control.end(), spans), token, weight_at(control.end())
+            )
             done = control.end()
         if len(text) > done:
             yield Piece(*_divide(text, done, len(text), spans), None)
@@ -185,9 +194,9 @@ class ChatEncoder:
             )
         encoded = self.tokenizer(row.text, add_special_tokens=False, return_offsets_mapping=True)
         ends = np.array([end for _, end in encoded["offset_mapping"]])
-        targets = np.zeros(len(ends), np.uint8)
-        for first, last in row.spans:
-            targets[(ends > first) & (ends <= last)] = 1
+        targets = np.zeros(len(ends), np.float32 if row.weights else np.uint8)
+        for (first, last), weight in zip(row.spans, row.weights or (1,) * len(row.spans), strict=True):
+            targets[(ends > first) & (ends <= last)] = weight
         return np.array(encoded["input_ids"], np.uint32), targets
 
 
@@ -204,6 +213,14 @@ def separators(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
             "way out: name one of its tokens as eos_token in tokenizer_config.json"
         )
     return (eos if bos is None else bos), (bos if eos is None else eos)
+
+
+def _targets(layouts: Sequence[Layout]) -> np.ndarray:
+    """(0, weight) of each piece, for its two halves: uint8 where every weight is 1."""
+    if not any(layout.rendered.weights for layout in layouts):
+        return np.tile(np.array([0, 1], np.uint8), sum(len(layout.pieces) for layout in layouts))
+    pairs = [(0.0, piece.weight) for layout in layouts for piece in layout.pieces]
+    return np.array(pairs, np.float32).ravel()
 
 
 def _joined(rows: list[tuple[np.ndarray, np.ndarray]], layouts: Sequence[Layout]) -> Encoded:

@@ -8,6 +8,7 @@ A shape is known by its columns, in this order:
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -177,6 +178,11 @@ def _message(number: int, message: Any) -> Message:
     if thinking is not None:
         found["reasoning_content"] = _content(number, thinking)
     found |= {name: message[name] for name in ("name", "tool_call_id", "train") if name in message}
+    if "weight" in message:
+        weight = message["weight"]
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise BadRow(f"message {number} has weight: {brief(weight)}\nexpected: a number of at least 0")
+        found |= {"weight": float(weight)} if weight else {"train": False}
     if not isinstance(found.get("train", True), bool):
         raise BadRow(f"message {number} has train: {brief(found['train'])}\nexpected: true or false")
     return found

@@ -6,6 +6,7 @@ An item holds, for each of its positions,
     labels        int64  the token after it where that one is a target, else -100
     document_ids  int32  which document of the item the position belongs to, counted from 0; padding -1
     position_ids  int64  positions since its document began in this item
+    weights       fp32   of the label, where the shard has other weights than 0 and 1
 """
 
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Item = dict[str, np.ndarray]
 
 IGNORED = -100  # the label that torch's cross_entropy leaves out
-PADDING = {"input_ids": 0, "labels": IGNORED, "document_ids": -1, "position_ids": 0}
+PADDING = {"input_ids": 0, "labels": IGNORED, "document_ids": -1, "position_ids": 0, "weights": 0}
 
 
 def gather(shard: Shard, starts: np.ndarray, counts: np.ndarray, ends: np.ndarray) -> Item:
@@ -47,8 +48,11 @@ def gather(shard: Shard, starts: np.ndarray, counts: np.ndarray, ends: np.ndarra
     is_target = here + 1 < np.repeat(ends, counts)
     following = here + is_target
     if shard.targets is not None:
-        is_target &= shard.targets[following] == 1
-    return {
+        is_target &= shard.targets[following] != 0
+    weights = {}
+    if shard.targets is not None and len(shard.weights) > 2:
+        weights["weights"] = np.where(is_target, shard.weights[shard.targets[following]], np.float32(0))
+    return weights | {
         "input_ids": shard.tokens[here].astype(np.int64),
         "labels": np.where(is_target, shard.tokens[following].astype(np.int64), IGNORED),
         "document_ids": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
@@ -59,7 +63,7 @@ def gather(shard: Shard, starts: np.ndarray, counts: np.ndarray, ends: np.ndarra
 def pad(item: Item, length: int) -> Item:
     """`item` with each of its per-position arrays padded at its end to `length`; other entries as they are."""
     missing = length - len(item["input_ids"])
-    widths = {name: (0, missing) for name in PADDING if missing}
+    widths = {name: (0, missing) for name in PADDING if missing and name in item}
     return item | {
         name: np.pad(item[name], width, constant_values=PADDING[name]) for name, width in widths.items()
     }

@@ -4,7 +4,7 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, final
+from typing import Any, BinaryIO, final
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class ShardWriter:
         self._files = ExitStack()
         self._token_file = self._create("tokens.bin")
         self._target_file: BinaryIO | None = None
+        self.weights = [0.0, 1.0]  # what the bytes of targets stand for
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -73,7 +74,10 @@ class ShardWriter:
             ids: the documents' tokens one after the other, [N].
             lengths: tokens of each document, [D], summing to N.
             byte_lengths: UTF-8 bytes that each document's tokens are scored on, [D].
-            targets: 1 where the token is supervised, [N]; given for every call of a shard or for none.
+            targets: 1 where the token is supervised, or fp32 weights, [N]; given for every call of a shard or for none.
+
+        Raises:
+            UserError: more different weights than a byte can tell apart.
         """
         assert lengths.sum() == len(ids) and len(byte_lengths) == len(lengths), (
             "lengths do not describe these tokens"
@@ -95,8 +99,21 @@ class ShardWriter:
         assert len(targets) == tokens, "one target a token"
         if self._target_file is None:
             self._target_file = self._create("targets.bin")
-        targets.astype(np.uint8, copy=False).tofile(self._target_file)
+        codes = targets if targets.dtype.kind in "bui" else self._codes(targets)
+        codes.astype(np.uint8, copy=False).tofile(self._target_file)
         self.targets += int(np.count_nonzero(targets))
+
+    def _codes(self, weights: np.ndarray) -> np.ndarray:
+        """Each weight's place in the shard's list of them, which grows."""
+        found, places = np.unique(weights.astype(np.float32), return_inverse=True)
+        for weight in found.tolist():
+            if weight not in self.weights:
+                self.weights.append(weight)
+        if len(self.weights) > 256:
+            raise UserError(
+                f"{self.name} has more than 254 different weights of messages\nexpected: a few steps"
+            )
+        return np.array([self.weights.index(weight) for weight in found.tolist()])[places]
 
     def _finish(self) -> None:
         none = np.zeros(0, np.int64)
@@ -105,7 +122,7 @@ class ShardWriter:
         np.save(self._path("bytes.npy"), np.concatenate([none, *self._byte_lengths]))
         write_json(self._path("json"), self._header())
 
-    def _header(self) -> dict[str, str | int | bool]:
+    def _header(self) -> dict[str, Any]:
         return {
             "dtype": self._dtype.str,
             "documents": self.documents,
@@ -113,6 +130,7 @@ class ShardWriter:
             "bytes": self.bytes,
             "has_targets": self._target_file is not None,
             "targets": self.targets,
+            "weights": self.weights,
             "vocabulary_size": self.vocabulary_size,
             "tokenizer_sha256": self.tokenizer_sha256,
         }
@@ -130,7 +148,8 @@ class Shard:
 
     documents, tokens_total, bytes_total, vocabulary_size: counts.
     tokens: all documents one after the other, uint16 or uint32 [tokens_total].
-    targets: uint8 [tokens_total], or None in a shard without supervision.
+    targets: uint8 [tokens_total], 0 where a token is not supervised, or None in a shard without supervision.
+    weights: fp32, what each value of `targets` stands for: 0, 1, and others where messages have weights.
     offsets: int64 [documents + 1], document i is tokens[offsets[i]:offsets[i + 1]].
     byte_lengths: int64 [documents].
     """
@@ -143,6 +162,7 @@ class Shard:
         self.vocabulary_size: int = header["vocabulary_size"]
         self.tokens = self._map("tokens.bin", np.dtype(header["dtype"]))
         self.targets = self._map("targets.bin", np.dtype(np.uint8)) if header["has_targets"] else None
+        self.weights = np.array(header["weights"], np.float32)
         self.offsets = self._load("offsets.npy", self.documents + 1)
         self.byte_lengths = self._load("bytes.npy", self.documents)
 
@@ -185,7 +205,7 @@ class Shard:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def targets_of(self, index: int) -> np.ndarray:
-        """1 where a token of document `index` is supervised, uint8; only in a shard with targets."""
+        """As `targets`, of document `index`; only in a shard with targets."""
         assert self.targets is not None, f"shard {self.name} has no targets"
         return self.targets[self.offsets[index] : self.offsets[index + 1]]
 

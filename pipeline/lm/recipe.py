@@ -36,9 +36,17 @@ class TokenLoss(nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids_BT: Tensor, labels_BT: Tensor, document_ids_BT: Tensor, position_ids_BT: Tensor
+        self,
+        input_ids_BT: Tensor,
+        labels_BT: Tensor,
+        document_ids_BT: Tensor,
+        position_ids_BT: Tensor,
+        weights_BT: Tensor | None = None,
     ) -> Tensor:
-        """The negative log-likelihood in nats, summed over labels that are not IGNORED; 0-d, fp32."""
+        """The negative log-likelihood in nats, summed over labels that are not IGNORED; 0-d, fp32.
+
+        weights_BT: fp32, of each label; none: all 1.
+        """
         mask = isolating_mask(document_ids_BT, self.model.config._attn_implementation, self.model.dtype)
         output = self.model(
             input_ids=input_ids_BT,
@@ -47,7 +55,7 @@ class TokenLoss(nn.Module):
             use_cache=False,
             return_dict=True,
         )
-        return summed_loss(output.logits, labels_BT)
+        return summed_loss(output.logits, labels_BT, weights_BT)
 
 
 def isolating_mask(document_ids_BT: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
@@ -67,9 +75,10 @@ def isolating_mask(document_ids_BT: Tensor, attention: str, dtype: torch.dtype) 
     )
 
 
-def summed_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Cross-entropy in nats summed over the labels that are not IGNORED; 0-d, fp32 whatever the logits are."""
-    return _SummedLoss.apply(logits_BTV.flatten(0, 1), labels_BT.flatten())
+def summed_loss(logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
+    """Cross-entropy in nats, weighted, summed over labels that are not IGNORED; 0-d, fp32 whatever the logits are."""
+    weights = None if weights_BT is None else weights_BT.flatten()
+    return _SummedLoss.apply(logits_BTV.flatten(0, 1), labels_BT.flatten(), weights)
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -80,30 +89,32 @@ class _SummedLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-        """Where there is a gradient, it is softmax(logits) - one_hot(label) for each row, and 0 for IGNORED rows."""
+    def forward(ctx, logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor | None) -> Tensor:
+        """Where there is a gradient, it is w (softmax(logits) - one_hot(label)) for each row, 0 for IGNORED rows."""
         rows = _rows_at_once(logits_NV)
         counted_N1, targets_N1 = (labels_N != IGNORED)[:, None], labels_N.clamp(min=0)[:, None]
+        weights_N1 = counted_N1.float() if weights_N is None else weights_N[:, None] * counted_N1
         losses_N1 = logits_NV.new_empty(counted_N1.shape, dtype=torch.float32)
         gradient_NV = torch.empty_like(logits_NV) if ctx.needs_input_grad[0] else None
         for first in range(0, len(logits_NV), rows):
             chunk = slice(first, first + rows)
             logits, targets, counted = logits_NV[chunk], targets_N1[chunk], counted_N1[chunk]
+            weights = weights_N1[chunk]
             shifted = logits.to(torch.float32, copy=True).sub_(logits.amax(1, keepdim=True))
             picked = shifted.gather(1, targets)
             exponentials = shifted.exp_()
             sums = exponentials.sum(1, keepdim=True)
-            losses_N1[chunk] = torch.where(counted, sums.log() - picked, 0.0)
+            losses_N1[chunk] = torch.where(counted, weights * (sums.log() - picked), 0.0)
             if gradient_NV is not None:
-                exponentials.mul_(torch.where(counted, 1 / sums, 0.0))
-                gradient_NV[chunk] = exponentials.scatter_add_(1, targets, -counted.float())
+                exponentials.mul_(torch.where(counted, weights / sums, 0.0))
+                gradient_NV[chunk] = exponentials.scatter_add_(1, targets, -weights)
         ctx.save_for_backward(gradient_NV)
         return losses_N1.sum()
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV.mul_(upstream), None
+        return gradient_NV.mul_(upstream), None, None
 
 
 def _rows_at_once(logits_NV: Tensor) -> int:
@@ -173,13 +184,15 @@ class LanguageModel:
     def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
         return collate(items)
 
-    def count(self, turn: str, batch: Batch) -> int:
+    def count(self, turn: str, batch: Batch) -> float:
+        """Supervised tokens, or the sum of their weights where there are some."""
+        if "weights" in batch:
+            return float(batch["weights"].sum())
         return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
-        return Loss(
-            nets["model"](batch["input_ids"], batch["labels"], batch["document_ids"], batch["position_ids"])
-        )
+        rows = (batch[name] for name in ("input_ids", "labels", "document_ids", "position_ids"))
+        return Loss(nets["model"](*rows, batch.get("weights")))
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
         total = self.loss("model", nets, batch, clock).total

@@ -84,7 +84,7 @@ class Recipe(Protocol):
     def nets(self) -> dict[str, nn.Module]:
         """Every net by name; one that is no turn is frozen: it learns nothing, and no checkpoint holds it."""
 
-    def count(self, turn: str, batch: Batch) -> int:
+    def count(self, turn: str, batch: Batch) -> float:
         """Terms that `loss` sums over in this batch; known before the forward, on the CPU."""
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss: ...
