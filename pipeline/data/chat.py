@@ -102,9 +102,9 @@ class ChatEncoder:
     def document(self, text: str) -> Layout:
         """A text between the tokenizer's separators, every token of it taught."""
         bos, eos = separators(self.tokenizer)
-        pieces = [Piece("", self.tokenizer.decode([bos]), bos), Piece("", text, None)]
-        pieces.append(Piece("", self.tokenizer.decode([eos]), eos))
-        whole = "".join(piece.answer for piece in pieces)
+        opening, closing = (self.tokenizer.decode([token]) for token in (bos, eos))
+        pieces = [Piece("", opening, bos), Piece("", text, None), Piece("", closing, eos)]
+        whole = f"{opening}{self.template.mask(text)}{closing}"
         return Layout(pieces, Rendered(whole, ((0, len(whole)),)), len(text.encode()))
 
     def prompt_ids(self, messages: Messages, tools: tuple[dict, ...] = ()) -> list[int]:

@@ -209,3 +209,19 @@ def test_a_tokenizer_that_encodes_pieces_unlike_the_whole_is_read_by_offsets(our
     assert tokenizer.decode(ids[targets == 1]) == "the!end<|end|>of!a!thing<|end|>"
     with pytest.raises(ValueError, match="a content holds a control token"):
         encode_conversation(tokenizer, [user("<|end|>"), assistant("so")])
+
+
+def test_a_document_is_taught_whole_and_spells_control_tokens(ours, monkeypatch):
+    """Encoded by offsets it would take them for control tokens, and is refused."""
+    encoder = ChatEncoder(ours)
+    encoded = encoder.encode([encoder.document("the <|end|>")])
+    assert encoded.targets.all() and ours.decode(encoded.ids) == "<|bos|>the <|end|><|eos|>"
+    assert [i for i in encoded.ids.tolist() if i in ours.added_tokens_decoder] == [
+        encoded.ids[0],
+        encoded.ids[-1],
+    ]
+    monkeypatch.setattr(ChatEncoder, "_beside_control_tokens", True)
+    encoder = ChatEncoder(ours)
+    with pytest.raises(ValueError, match="a content holds a control token"):
+        encoder.encode([encoder.document("the <|end|>")])
+    assert encoder.encode([encoder.document("the end")]).targets.all()
