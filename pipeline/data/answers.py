@@ -12,10 +12,9 @@ from functools import cached_property
 from os.path import commonprefix
 from typing import Literal, NamedTuple
 
-from pipeline.data.template import ANSWER, CALL, PROBE, USER, Message, Template, roles_of
+from pipeline.data.template import ANSWER, CALL, PROBE, USER, Message, Span, Template, roles_of
 from pipeline.run.errors import UserError
 
-Span = tuple[int, int]
 Taught = Literal["assistant", "last_assistant", "completion", "all"]
 
 
@@ -102,13 +101,13 @@ class ChatTemplate(Template):
         for index in reversed(answers):
             text, spans = self._answer(written, index - shift, tools, messages[index])
             weights = (messages[index].get("weight", 1.0),) * len(spans)
-            fits = [row for row in rows if row.text.startswith(text[: spans[-1][1]])]
-            if fits:
-                place = rows.index(fits[0])
-                one = fits[0]
-                rows[place] = Rendered(one.text, (*spans, *one.spans), (*weights, *one.weights))
-            else:
+            begun = text[: spans[-1][1]]
+            place = next((place for place, row in enumerate(rows) if row.text.startswith(begun)), None)
+            if place is None:
                 rows.append(Rendered(text, spans, weights))
+            else:
+                one = rows[place]
+                rows[place] = Rendered(one.text, (*spans, *one.spans), (*weights, *one.weights))
         return [row if set(row.weights) != {1.0} else row._replace(weights=()) for row in rows[::-1]]
 
     def prompt(self, messages: list[Message], tools: tuple[dict, ...] = ()) -> str:

@@ -149,7 +149,8 @@ class Conversations:
         return self.encoder.encode([layout for _, layout in laid_out])
 
     def _refuse(self, pair: tuple, reason: str) -> None:
-        skip_or_raise(self.source.on_bad_row, self.section, pair[0].key, reason, self.skipped)
+        key = pair[0].key
+        skip_or_raise(sources.on_bad_row_of(self.source, key), self.section, key, reason, self.skipped)
 
 
 def encode_or_refuse(

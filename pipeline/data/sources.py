@@ -89,6 +89,11 @@ def repeats_of(source: Corpus | Chat, key: str) -> int:
     return whole + (int.from_bytes(digest[:8], "big") / 2**64 < part.repeats - whole)
 
 
+def on_bad_row_of(source: Corpus | Chat, key: str) -> str:
+    """What becomes of the row under this key where it cannot be used, by the source that it comes from."""
+    return (_part_of(source, key)[0] if isinstance(source, Chat) else source).on_bad_row
+
+
 def _part_of(chat: Chat, key: str) -> tuple[ChatSource, str]:
     if not chat.sources:
         return chat, key

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from pipeline.data.shards import Shard
-from pipeline.run.units import words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -84,8 +83,3 @@ def print_supervision(name: str, found: dict[str, Any], out: TextIO, shown: int)
                 f"{COLOURS[taught]}{text}{PLAIN}" if out.isatty() else f">>{text}<<" if taught else text
             )
         out.write("\n")
-
-
-def as_ledger(found: dict[str, Any]) -> dict[str, Any]:
-    """The figures alone, under names for people."""
-    return {words(key): value for key, value in found.items() if key != "shown"}

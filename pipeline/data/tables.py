@@ -79,8 +79,8 @@ def _csv_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
 
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with open_utf8(path) as opened, io.TextIOWrapper(opened, "utf-8", newline="") as text:
-        tabs = path.name.lower().split(".csv")[0] != path.name.lower()
-        records = csv.DictReader(text, delimiter="," if tabs else "\t", strict=True)
+        delimiter = "\t" if ".tsv" in path.name.lower() else ","
+        records = csv.DictReader(text, delimiter=delimiter, strict=True)
         try:
             _require_column(source, list(records.fieldnames or ()), str(path))
             for number, record in enumerate(records):

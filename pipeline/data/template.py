@@ -92,11 +92,6 @@ class Template:
         return f"{PROBE}does" in (self.tried(self.shaped([USER]), (TOOL,)) or "")
 
     @cached_property
-    def writes_thinking(self) -> bool:
-        thought = {"role": "assistant", "content": "x", "reasoning_content": PROBE}
-        return PROBE in (self.tried(self.shaped([USER, thought])) or "")
-
-    @cached_property
     def call_style(self) -> tuple[Any, Callable[[dict], Any]] | None:
         """A call's content where it has none, and its arguments' form, as the template takes them; None: as in none."""
         for form in (_same, _as_json):

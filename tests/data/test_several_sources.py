@@ -83,6 +83,11 @@ def test_held_out_rows_are_those_of_all(chat):
     assert len(held) == sum(sources.goes_to_held_out(section, row.key) for row in found)
 
 
+def test_each_says_what_becomes_of_its_bad_rows(chat):
+    section = chat(on_bad_row="skip")
+    assert [sources.on_bad_row_of(section, key) for key in ("0/a.jsonl:1", "1/b.json:1")] == ["error", "skip"]
+
+
 def test_settings_beside_a_list_are_refused():
     with pytest.raises(ValidationError, match="each has settings of its own: leave out held_out, path"):
         Chat(path="x", held_out=0.2, sources=({"path": "y"},))
