@@ -107,3 +107,13 @@ def test_a_step_says_how_long_it_stood_still_for_its_data():
     recipe.data = lambda: Slow(read(recipe), bad=-1)
     first = next(steps(Trainer(recipe, ALONE)))
     assert first.waited >= 0.01 * recipe.training.train_batch_size
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("cuda", 1), ("cuda:0", 0), ("cuda:3", 3)])
+def test_the_thread_works_on_the_gpu_of_its_run(monkeypatch, device, gpu):
+    """Catches a device without an index, which one process without a launcher has, and memory taken from GPU 0."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert list(ahead(lambda number: number, range(2), torch.device(device))) == [0, 1]
+    assert chosen == [gpu]

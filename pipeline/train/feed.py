@@ -25,9 +25,13 @@ def ahead(
     it are done and can be saved. Closing the iterator ends the thread after at most one `prepare`.
     """
 
+    # A new thread starts on GPU 0, and pinning there would take memory from it. One process without a launcher has
+    # a device without an index: the GPU that this thread is on.
+    gpu = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+
     def on_device() -> None:
-        if device.type == "cuda":  # a new thread starts on GPU 0, and pinning there would take memory from it
-            torch.cuda.set_device(device)
+        if device.type == "cuda":
+            torch.cuda.set_device(gpu)
 
     with ThreadPoolExecutor(1, thread_name_prefix="feed", initializer=on_device) as thread:
         coming = None
