@@ -11,7 +11,7 @@ from pipeline.run.launch import check_launch, read_launch
 from pipeline.run.stage import Context, directory_of
 
 if TYPE_CHECKING:
-    from pipeline.run.estimate import Size
+    from pipeline.run.memory import Size
 
 
 def check(config: LanguageModelConfig) -> None:

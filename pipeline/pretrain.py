@@ -12,7 +12,7 @@ from pipeline.run.stage import Context, directory_of
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from pipeline.run.estimate import Size
+    from pipeline.run.memory import Size
 
 
 def check(config: LanguageModelConfig) -> None:

@@ -101,6 +101,16 @@ def test_a_value_out_of_range_is_refused(recipe):
     assert told(recipe(), "train.ema_decay=1").startswith("train.ema_decay = 1 in the command line\n")
 
 
+def test_a_value_of_no_kind_that_a_key_takes_names_the_key_and_every_kind(recipe):
+    path = recipe(YAML + "  bf16: maybe\n  per_device_train_batch_size: 4\n")
+    message = told(path)
+    assert message.startswith(f"train.bf16 = 'maybe' in {path}:9\n")
+    assert "valid boolean" in message and message.splitlines()[1].endswith("or 'auto'")
+    assert "meaning: bfloat16 compute" in message
+    message = told(recipe(), "train.per_device_train_batch_size=0")
+    assert message.splitlines()[1] == "Input should be greater than or equal to 1 or 'auto'"
+
+
 def test_a_value_that_would_lose_digits_is_refused(recipe):
     assert told(recipe(), "train.max_steps=1.5").startswith("train.max_steps = 1.5 in the command line\n")
 

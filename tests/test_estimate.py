@@ -11,8 +11,8 @@ from pipeline.lm.machine import fitted
 from pipeline.lm.model import build_config
 from pipeline.lm.recipe import size_of
 from pipeline.run.config import load
-from pipeline.run.estimate import Memory, memory
 from pipeline.run.launch import Launch
+from pipeline.run.memory import Memory, memory
 from recipes.gan import train
 from tests.benchmarks.workload import LENGTH, VOCABULARY, small_llama, training
 from tests.helpers import ROOT, finished, gan_config

@@ -21,8 +21,8 @@ from pipeline.lm.lora import add_adapters
 from pipeline.lm.machine import kernels
 from pipeline.run.activations import kept_bytes
 from pipeline.run.config import Training
-from pipeline.run.estimate import Size, moment_bytes
 from pipeline.run.launch import Launch
+from pipeline.run.memory import Size, moment_bytes
 from pipeline.run.plan import Batches
 from pipeline.train.optimizer import parameter_groups
 from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum

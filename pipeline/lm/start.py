@@ -184,7 +184,6 @@ finetune:
   on_long: {"drop" if beyond or more else "error"}
   num_train_epochs: {EPOCHS:<14}# {steps} steps over the rows looked at
   train_batch_size: {batch:<14}# rows a step: {batch * seen.sequence_length:,} tokens, conversations packed
-  per_device_train_batch_size: {_micro(batch // processes)}
   learning_rate: {rate}          # {why}
   lr_scheduler_type: cosine
   warmup_steps: 0.05
@@ -198,11 +197,6 @@ evaluate:
 # export:
 #   licence: apache-2.0
 """
-
-
-def _micro(share: int) -> int:
-    """The largest divisor of a process's rows that is at most 4."""
-    return next(rows for rows in (4, 3, 2, 1) if share % rows == 0)
 
 
 def _quoted(text: str) -> str:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.run.errors import UserError, nearest
 
@@ -103,8 +104,9 @@ class Loop(Section):
 
     max_steps: int = what(..., "optimizer steps", ge=1)
     train_batch_size: int = what(..., "samples an optimizer step, over all processes and micro-batches", ge=1)
-    per_device_train_batch_size: int = how(
-        8, "samples a micro-batch on one process; accumulation is derived", ge=1
+    per_device_train_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = how(
+        "auto",
+        "samples a micro-batch on one process; auto: what fits its memory; accumulation is derived",
     )
     per_device_eval_batch_size: int = how(16, "samples an evaluation batch on one process", ge=1)
     bf16: bool | Literal["auto"] = what(
@@ -205,15 +207,21 @@ def _explain(
     """At most five lines for the first thing that is wrong."""
     # A misspelt required key is both unknown and missing: the misspelling is what helps.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    keys = [str(part) for part in first["loc"]]
+    keys, said = [str(part) for part in first["loc"]], first["msg"]
+    unknown = first["type"] == "extra_forbidden"
+    if not unknown and _field(schema, keys) is None and _field(schema, keys[:-1]):
+        # The last part of the place names one of several kinds that the value may be of.
+        keys = keys[:-1]
+        kinds = [found["msg"] for found in error.errors() if found["loc"][:-1] == first["loc"][:-1]]
+        said = " or ".join([kinds[0], *(kind.removeprefix("Input should be ") for kind in kinds[1:])])
     dotted = ".".join(keys)
     given = any(override.startswith((dotted + "=", dotted + ".")) for override in overrides)
     where = "the command line" if given else f"{path}{_line(text, keys)}"
-    if first["type"] == "extra_forbidden":
+    if unknown:
         return f"unknown key {dotted!r} in {where}\n{nearest(keys[-1], _keys_at(schema, keys[:-1]))}"
     if first["type"] == "missing":
         return f"{path} lacks {dotted!r}: {_description(schema, keys)}"
-    return f"{dotted} = {first['input']!r} in {where}\n{first['msg']}\nmeaning: {_description(schema, keys)}"
+    return f"{dotted} = {first['input']!r} in {where}\n{said}\nmeaning: {_description(schema, keys)}"
 
 
 def _line(text: str, keys: list[str]) -> str:
@@ -250,8 +258,10 @@ def _keys_at(schema: type[BaseModel], keys: list[str]) -> list[str]:
 
 
 def _description(schema: type[BaseModel], keys: list[str]) -> str:
+    field = _field(schema, keys)
+    return (field.description if field else None) or "see the recipe's own comments"
+
+
+def _field(schema: type[BaseModel], keys: list[str]) -> FieldInfo | None:
     section = _section_at(schema, keys[:-1])
-    field = section.model_fields.get(keys[-1]) if section and keys else None
-    return (
-        (field.description or "see the recipe's own comments") if field else "see the recipe's own comments"
-    )
+    return section.model_fields.get(keys[-1]) if section and keys else None

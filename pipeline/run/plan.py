@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pipeline.run.config import Loop, Optimizer
 from pipeline.run.errors import UserError
 
+UNPLANNED = (
+    8  # samples of a micro-batch at most, where nobody said how many and no GPU's memory is to be filled
+)
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -17,6 +21,8 @@ class Batches:
     def derive(cls, training: Loop, world_size: int) -> "Batches":
         """Cut `train_batch_size` into equal micro-batches of at most `per_device_train_batch_size`.
 
+        Where that is `auto`, of the most that divide, up to UNPLANNED; pipeline.run.microbatch plans for the machine.
+
         Raises:
             UserError: the samples of a step do not divide over the processes and micro-batches.
         """
@@ -27,9 +33,12 @@ class Batches:
                 f"train_batch_size {total} does not divide over {world_size} processes\n"
                 f"nearest: {max(1, round(total / world_size)) * world_size}, or another num_processes"
             )
-        micro = min(training.per_device_train_batch_size, share)
+        asked = training.per_device_train_batch_size
+        micro = min(UNPLANNED if asked == "auto" else asked, share)
+        fits = max(size for size in range(1, micro + 1) if share % size == 0)
+        if asked == "auto":
+            micro = fits
         if share % micro:
-            fits = max(size for size in range(1, micro + 1) if share % size == 0)
             raise UserError(
                 f"per_device_train_batch_size {micro} does not divide the {share} samples a process has of "
                 f"train_batch_size {total}\nnearest: {fits}"

@@ -201,8 +201,14 @@ def _make(config: Any, stage: Stage, terminal: TextIO, is_main: bool) -> dict[st
     module.check(config)
     output = Path(config.run.output_dir)
     staged, checkpoints = output / ".partial" / stage.name, checkpoints_of(config, stage.name)
+    begun = {}
+    if stage.launched:
+        from pipeline.run.microbatch import record, with_micro_batch
+
+        config = with_micro_batch(config, stage, checkpoints)
+        begun = record(config, stage)
     if is_main:
-        _reserve(staged, checkpoints, stage, inputs)
+        _reserve(staged, checkpoints, stage, inputs, begun)
     directories = {name: made.path for name, made in inputs.items()}
     context = Context(config, stage, directories, staged, checkpoints, output / "logs", terminal)
     started, facts = time.time(), provenance.facts()
@@ -233,13 +239,15 @@ def _verified(config: Any, name: str, stage: Stage) -> Artifact:
     return made
 
 
-def _reserve(staged: Path, checkpoints: Path, stage: Stage, inputs: dict[str, Artifact]) -> None:
+def _reserve(
+    staged: Path, checkpoints: Path, stage: Stage, inputs: dict[str, Artifact], begun: dict[str, Any]
+) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     if stage.launched:
         checkpoints.mkdir(parents=True, exist_ok=True)
         started = {"identity": stage.identity, "inputs": {name: made.digest for name, made in inputs.items()}}
-        write_json(checkpoints / "identity.json", started)
+        write_json(checkpoints / "identity.json", started | begun)
 
 
 def main(name: str) -> None:

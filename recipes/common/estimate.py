@@ -7,8 +7,8 @@ import torch
 
 from pipeline.run.activations import kept_bytes, without_memory
 from pipeline.run.config import Run
-from pipeline.run.estimate import Size, moment_bytes
 from pipeline.run.launch import read_launch
+from pipeline.run.memory import Size, moment_bytes
 from pipeline.run.plan import Batches
 from pipeline.train.optimizer import parameter_groups
 from pipeline.train.recipe import Batch, Clock, Recipe

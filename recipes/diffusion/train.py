@@ -12,7 +12,7 @@ from recipes.diffusion.samplers import check_sampler
 from recipes.diffusion.shapes import check_net
 
 if TYPE_CHECKING:
-    from pipeline.run.estimate import Size
+    from pipeline.run.memory import Size
 
 CLASSES = 10  # that an estimate reckons with, before pictures are prepared
 

@@ -7,7 +7,7 @@ from pipeline.run.stage import Context
 from recipes.gan.config import GanConfig, ImageConfig
 
 if TYPE_CHECKING:
-    from pipeline.run.estimate import Size
+    from pipeline.run.memory import Size
 
 
 def check(config: GanConfig) -> None:

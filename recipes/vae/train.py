@@ -9,7 +9,7 @@ from pipeline.run.stage import Context
 from recipes.vae.config import VaeConfig
 
 if TYPE_CHECKING:
-    from pipeline.run.estimate import Size
+    from pipeline.run.memory import Size
 
 
 def check(config: VaeConfig) -> None:

@@ -9,8 +9,8 @@ import torch
 from pipeline.lm.config import Model, Pretrain
 from pipeline.lm.model import build_config
 from pipeline.lm.recipe import size_of
-from pipeline.run.estimate import memory
 from pipeline.run.launch import Launch, find_launch_file
+from pipeline.run.memory import memory
 from tests.benchmarks.workload import Rows, new_model, our_trainer, training
 from tests.gpu.check import Check, Place, Said, require
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from pipeline.run.estimate import Size
+    from pipeline.run.memory import Size
     from recipes.common.images.config import Classifier
     from recipes.common.images.dataset import PreparedImages
     from recipes.common.images.shape import Shape
