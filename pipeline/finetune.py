@@ -35,6 +35,7 @@ def check(config: LanguageModelConfig) -> None:
 
 def estimate(config: LanguageModelConfig) -> Size | None:
     """What this stage holds and does; None while pretrained weights are not here yet."""
+    from pipeline.lm.attention import chosen
     from pipeline.lm.model import build_config, config_of
     from pipeline.lm.recipe import size_of
 
@@ -47,7 +48,8 @@ def estimate(config: LanguageModelConfig) -> Size | None:
         if fresh
         else config_of(base)
     )
-    launch, attention = read_launch(config.run), config.model.attention
+    attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
+    launch = read_launch(config.run)
     return size_of(settings, training, training.sequence_length, training.lora, launch, attention)
 
 
@@ -92,12 +94,14 @@ def run(context: Context) -> dict[str, Any]:
 
 def _model(context: Context, base: Path) -> Any:
     """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
+    from pipeline.lm.attention import chosen
     from pipeline.lm.lora import add_adapters, check_targets
-    from pipeline.lm.model import check_trainable, load_model
+    from pipeline.lm.model import check_trainable, config_of, load_model
 
-    training = context.config.finetune
-    model = load_model(base, attention=context.config.model.attention)
-    check_trainable(model.config, context.config.model.attention, training.sequence_length)
+    training, asked = context.config.finetune, context.config.model.attention
+    settings = config_of(base)
+    check_trainable(settings, asked, training.sequence_length)
+    model = load_model(base, attention=chosen(asked, settings, training.bf16, training.sequence_length))
     if training.lora is None:
         return model
     check_targets(model.config, training.lora)

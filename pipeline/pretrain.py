@@ -29,6 +29,7 @@ def check(config: LanguageModelConfig) -> None:
 
 def estimate(config: LanguageModelConfig) -> Size | None:
     """What this stage holds and does; None while pretrained weights are not here yet."""
+    from pipeline.lm.attention import chosen
     from pipeline.lm.model import config_of
     from pipeline.lm.recipe import size_of
 
@@ -37,8 +38,8 @@ def estimate(config: LanguageModelConfig) -> Size | None:
         return None
     fresh = not config.model.pretrained
     settings = _fresh_config(config, vocabulary_of(config.tokenizer), {}) if fresh else config_of(base)
-    launch, attention = read_launch(config.run), config.model.attention
-    return size_of(settings, training, training.sequence_length, None, launch, attention)
+    attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
+    return size_of(settings, training, training.sequence_length, None, read_launch(config.run), attention)
 
 
 def _fresh_config(
@@ -90,15 +91,16 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _model(context: Context, tokenizer: Any) -> Any:
-    from pipeline.lm.model import build_model, check_trainable, load_model, special_ids
+    from pipeline.lm.attention import chosen
+    from pipeline.lm.model import build_model, check_trainable, config_of, load_model, special_ids
 
-    config = context.config
-    if config.model.pretrained:
-        model = load_model(context.inputs["base"] / "model", attention=config.model.attention)
-        check_trainable(model.config, config.model.attention, config.pretrain.sequence_length)
-        return model
+    config, training = context.config, context.config.pretrain
+    base = context.inputs["base"] / "model" if config.model.pretrained else None
     entries = max(tokenizer.get_vocab().values()) + 1
-    return build_model(_fresh_config(config, entries, special_ids(tokenizer)), config.model.attention)
+    settings = config_of(base) if base else _fresh_config(config, entries, special_ids(tokenizer))
+    check_trainable(settings, config.model.attention, training.sequence_length)
+    attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
+    return load_model(base, attention=attention) if base else build_model(settings, attention)
 
 
 if __name__ == "__main__":

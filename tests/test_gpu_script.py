@@ -50,6 +50,7 @@ def test_the_cheap_checks_run_in_a_rehearsal(capsys):
         "device_against_cpu",
         "isolation",
         "mask_or_none",
+        "attention",
         "limits",
         "gpt2_124m",
         "memory",

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.lm import machine
-from pipeline.lm.machine import LONG_RUN, SHORT_ROWS
+from pipeline.lm.machine import LONG_RUN
 from pipeline.run.stage import open_recipe
 from tests.helpers import ROOT
 
@@ -21,16 +21,6 @@ def opened(monkeypatch, tmp_path):
         return open_recipe(QUICKSTART, [f"run.output_dir={tmp_path}", *precision, *overrides])[0]
 
     return open_on
-
-
-def test_short_rows_are_attended_by_plain_products_on_a_cpu_alone(opened):
-    longer = (f"pretrain.sequence_length={SHORT_ROWS + 1}", "model.config.max_position_embeddings=1024")
-    assert opened().model.attention == "eager"
-    assert opened(*longer).model.attention == opened(gpu=True).model.attention == "sdpa"
-
-
-def test_in_fp32_the_fused_kernel_is_as_fast(opened):
-    assert opened("finetune.bf16=false").model.attention == "sdpa"
 
 
 def test_what_a_user_writes_stays(opened):

@@ -49,9 +49,9 @@ class Model(Section):
         None, "local directory, Hub name, or `pypi:PACKAGE` for a wheel that holds a GGUF file"
     )
     revision: str | None = what(None, "Hub names only: the commit to take")
-    attention: Literal["sdpa", "eager", "auto"] = how(
+    attention: Literal["auto", "flash", "sdpa", "eager"] = how(
         "auto",
-        "attention backend, on each of which documents stay apart; auto: the faster one on this machine",
+        "how attention is computed, documents apart on each; flash: no T x T mask; auto: the fastest here that fits",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What the machine decides of a language model's recipe: the attention backend, and whether layers are compiled."""
+"""What the machine decides of a language model's recipe before its model is known: whether layers are compiled."""
 
 import importlib.util
 import shutil
@@ -6,24 +6,19 @@ import shutil
 from pipeline.lm.config import Finetune, LanguageModelConfig, Pretrain
 from pipeline.run.launch import compiler_of, read_launch
 
-# Measured on 2 cores of a Zen 5 CPU. Plain products over sdpa, the small Llama, rows of 256, 512 and 1,024: 1.11, 1.16
-# and 1.08 times as fast in bf16, 0.93, 1.00 and 0.95 in fp32; they keep T x T scores, so longer rows want sdpa.
-# Compiled layers of the quickstart over layers as they are: 1.2 times as fast in bf16, 1.1 in fp32, after 14 to 22 s.
-SHORT_ROWS, LONG_RUN = 512, 300
+# Measured on 2 cores of a Zen 5 CPU: compiled layers of the quickstart over layers as they are are 1.2 times as fast in
+# bf16, 1.1 in fp32, after 14 to 22 s.
+LONG_RUN = 300
 
 
 def fitted(config: LanguageModelConfig) -> LanguageModelConfig:
-    """`config` with no `attention: auto` and no `torch_compile: auto` left in it; what a user writes stays."""
+    """`config` with no `torch_compile: auto` left in it; what a user writes stays."""
     trainings = {name: found for name in ("pretrain", "finetune") if (found := getattr(config, name))}
     changes = {
         name: training.model_copy(update={"torch_compile": compiling_pays(config, training)})
         for name, training in trainings.items()
         if training.torch_compile == "auto"
     }
-    if config.model.attention == "auto":
-        plain = all(one.bf16 is True and one.sequence_length <= SHORT_ROWS for one in trainings.values())
-        attention = "eager" if plain and not _on_gpu() else "sdpa"
-        changes["model"] = config.model.model_copy(update={"attention": attention})
     return config.model_copy(update=changes)
 
 

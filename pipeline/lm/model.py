@@ -120,18 +120,21 @@ def check_trainable(config: PretrainedConfig, attention: str, sequence_length: i
     """Refuse a model that rows of `sequence_length` with several documents cannot train; an empty model is built.
 
     Raises:
-        UserError: too few positions, a mask that is not the plain causal one, a backend the model lacks.
+        UserError: too few positions, layers that no mask keeps apart, a backend that computes something else.
     """
+    from pipeline.lm.attention import PACKABLE, chosen, kinds_of_layers
+
     positions = positions_of(config)
     if positions is not None and sequence_length > positions:
         raise UserError(
             f"sequence_length {sequence_length} is longer than the model's {positions} positions\n"
             f"way out: sequence_length of at most {positions}, or a larger max_position_embeddings"
         )
-    if kinds := _masks(config, sequence_length):
+    if kinds := set(kinds_of_layers(config.get_text_config())) - PACKABLE:
         raise UserError(
             f"{config.model_type} has {', '.join(sorted(kinds))} layers, which packing does not isolate yet"
         )
+    attention = chosen(attention, config, False, sequence_length)
     taken = inspect.signature(_empty_model(config, attention).forward).parameters
     if missing := {"attention_mask", "position_ids"} - taken.keys():
         raise UserError(
@@ -140,23 +143,16 @@ def check_trainable(config: PretrainedConfig, attention: str, sequence_length: i
         )
 
 
-def _masks(config: PretrainedConfig, sequence_length: int) -> set[str]:
-    """The kinds of layers whose mask on rows of this length is not the plain causal one."""
-    layers = getattr(config, "layer_types", None)
-    if layers:
-        return set(layers) - {"full_attention"}
-    window = getattr(config, "sliding_window", None)
-    return {"sliding_attention"} if window and window < sequence_length else set()
-
-
 def _empty_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
     """The model without memory for its weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    from pipeline.lm.attention import implementation_of
+
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+            return AutoModelForCausalLM.from_config(config, attn_implementation=implementation_of(attention))
     except ValueError as error:
         raise UserError(
             f"model.attention: {attention} with {config.model_type}: {' '.join(str(error).split())[:160]}\n"
@@ -169,11 +165,17 @@ def build_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    from pipeline.lm.attention import implementation_of
+
+    return AutoModelForCausalLM.from_config(
+        config, attn_implementation=implementation_of(attention), dtype=torch.float32
+    )
 
 
-def load_model(directory: Path, dtype: Dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
+def load_model(directory: Path, dtype: Dtype | None = None, attention: str | None = None) -> PreTrainedModel:
     """The model in a local directory, fp32 where `dtype` is None, in evaluation mode.
+
+    attention: a backend of ours; None: the one that transformers takes by itself.
 
     Raises:
         UserError: there is no loadable model.
@@ -181,9 +183,12 @@ def load_model(directory: Path, dtype: Dtype | None = None, attention: str = "sd
     import torch
     from transformers import AutoModelForCausalLM
 
+    from pipeline.lm.attention import implementation_of
+
+    how = attention and implementation_of(attention)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype or torch.float32, attn_implementation=attention, local_files_only=True
+            directory, dtype=dtype or torch.float32, attn_implementation=how, local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise UserError(f"no model loads from {directory}: {' '.join(str(error).split())[:300]}") from None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.data.packing import IGNORED, collate
+from pipeline.lm.attention import apart, boundaries, implementation_of
 from pipeline.lm.config import Lora
 from pipeline.lm.lora import add_adapters
 from pipeline.lm.machine import kernels
@@ -42,37 +43,21 @@ class TokenLoss(nn.Module):
         document_ids_BT: Tensor,
         position_ids_BT: Tensor,
         weights_BT: Tensor | None = None,
+        boundaries_N: Tensor | None = None,
     ) -> Tensor:
         """The negative log-likelihood in nats, summed over labels that are not IGNORED; 0-d, fp32.
 
-        weights_BT: fp32, of each label; none: all 1.
+        weights_BT: fp32, of each label; none: all 1. boundaries_N: where documents begin, as pipeline.lm.attention has
+        it; none: found from document_ids_BT.
         """
-        mask = isolating_mask(document_ids_BT, self.model.config._attn_implementation, self.model.dtype)
         output = self.model(
             input_ids=input_ids_BT,
-            attention_mask=mask,
+            attention_mask=apart(self.model, document_ids_BT, boundaries_N),
             position_ids=position_ids_BT,
             use_cache=False,
             return_dict=True,
         )
         return summed_loss(output.logits, labels_BT, weights_BT)
-
-
-def isolating_mask(document_ids_BT: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
-    """A causal mask [B, 1, T, T] that lets a position see only its own document.
-
-    Given whole, transformers takes it as it is: it builds none of its own and asks the device nothing. Padding
-    (id -1) sees itself, so no row of the softmax is empty. sdpa takes booleans, eager an additive mask.
-    """
-    positions = document_ids_BT.shape[1]
-    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
-    causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=document_ids_BT.device).tril()
-    allowed = (same_BTT & causal_TT)[:, None]
-    if attention != "eager":
-        return allowed
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-        ~allowed, torch.finfo(dtype).min
-    )
 
 
 def summed_loss(logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
@@ -182,7 +167,8 @@ class LanguageModel:
         return self.held
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
-        return collate(items)
+        batch = collate(items)
+        return batch | {"boundaries": boundaries(batch["document_ids"])}
 
     def count(self, turn: str, batch: Batch) -> float:
         """Supervised tokens, or the sum of their weights where there are some."""
@@ -192,7 +178,7 @@ class LanguageModel:
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
         rows = (batch[name] for name in ("input_ids", "labels", "document_ids", "position_ids"))
-        return Loss(nets["model"](*rows, batch.get("weights")))
+        return Loss(nets["model"](*rows, batch.get("weights"), batch["boundaries"]))
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
         total = self.loss("model", nets, batch, clock).total
@@ -228,26 +214,27 @@ def size_of(
 ) -> Size:
     """What training a decoder of this config on this launcher holds and does; counted on an empty model."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation_of(attention))
         flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size
         total = sum(parameter.numel() for parameter in model.parameters())
         net = add_adapters(model, lora) if lora else model
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))
     shape = (Batches.derive(training, launch.num_processes).micro, sequence_length)
-    activations = _activations(TokenLoss(net), config, training, shape, launch.zero_stage is not None)
+    activations = _activations(net, config, training, shape, launch.zero_stage is not None)
     parameters = total + (trained if lora else 0)
     return Size(parameters, trained, moments, flops, activations, kernels(attention, training))
 
 
 def _activations(
-    net: TokenLoss, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
+    net: PreTrainedModel, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
 ) -> float:
     """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the logits beside that."""
 
     def forward() -> Tensor:
         rows_BT = torch.zeros(shape, dtype=torch.long)
-        return net.train()(rows_BT, rows_BT, rows_BT, rows_BT)
+        each_row = torch.arange(0, shape[0] * shape[1] + 1, shape[1], dtype=torch.int32)
+        return TokenLoss(net.train())(rows_BT, rows_BT, rows_BT, rows_BT, None, each_row)
 
     dtype = torch.bfloat16 if training.bf16 and zero else torch.float32
     kept = kept_bytes([net], forward, dtype, autocast=training.bf16 and not zero)

@@ -96,7 +96,8 @@ def report(rates: dict[str, list[float]], trainer, flops_per_step: float) -> dic
         "tflops_per_second": {name: spread([r / 1e12 for r in found]) for name, found in rates.items()},
         "parameters": sum(p.numel() for p in trainer.engines["model"].module.parameters()),
         "batch": f"{settings.train_batch_size} x {settings.sequence_length} tokens a step, "
-        f"{trainer.batches.accumulation} micro-batches, {settings.optim}, compiled: {settings.torch_compile}",
+        f"{trainer.batches.accumulation} micro-batches, {settings.optim}, compiled: {settings.torch_compile}, "
+        f"attention: {trainer.engines['model'].module.model.config._attn_implementation}",
     }
 
 

@@ -102,12 +102,17 @@ def small_llama() -> Model:
 def new_model(
     model: Model | None = None, vocabulary: int = VOCABULARY, positions: int = LENGTH, attention: str = ""
 ) -> nn.Module:
-    """`model` (none: the small Llama) with the same weights at every call; attention: in place of its own."""
+    """`model` (none: the small Llama) with the same weights at every call; attention: in place of its own.
+
+    `auto` is what it is for training in bf16.
+    """
+    from pipeline.lm.attention import chosen
     from pipeline.lm.model import build_config, build_model
 
     model = model or small_llama()
+    config = build_config(model, vocabulary, {}, positions)
     torch.manual_seed(0)
-    return build_model(build_config(model, vocabulary, {}, positions), attention or model.attention)
+    return build_model(config, chosen(attention or model.attention, config, True, positions))
 
 
 def our_trainer(settings: Pretrain, build: Callable[[], nn.Module], rows: Rows):

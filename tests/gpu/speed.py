@@ -71,6 +71,61 @@ def mask_or_none(place: Place) -> Said:
     }
 
 
+def attention(place: Place) -> Said:
+    """A step of a Llama on packed rows, a document every 512 tokens on average: flash against the dense mask.
+
+    Time and peak memory; sdpa is left out where its mask would be larger than a billion entries.
+    """
+    from pipeline.lm.config import Model
+
+    figures: Said = {}
+    for length in place.size((4096, 32_768), (64, 128)):
+        rows = place.size(32_768, 128) // length
+        width, layers, vocabulary = place.size((2048, 4, 32_000), (32, 2, 256))
+        shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+        heads = {"num_attention_heads": max(2, width // 128), "num_key_value_heads": max(2, width // 256)}
+        model = Model(architecture="llama", config=shape | heads | {"max_position_embeddings": length})
+        settings = training(sequence_length=length, train_batch_size=rows, per_device_train_batch_size=rows)
+        found, losses, peaks = {}, {}, {}
+        for kind in ("flash", "sdpa") if rows * length**2 <= 1_000_000_000 else ("flash",):
+            build = partial(new_model, model, vocabulary, length, kind)
+            running = our_steps(
+                our_trainer(settings, build, PackedRows(vocabulary, length, mean=length // 8))
+            )
+            if not place.rehearsal:
+                torch.cuda.reset_peak_memory_stats()
+            losses[kind] = [next(running), next(running)]
+            found[kind] = [seconds_of(place, partial(next, running), 3) for _ in range(2)]
+            peaks[kind] = 0 if place.rehearsal else torch.cuda.max_memory_allocated() / 1e9
+            running.close()
+        flops = 6 * (12 * layers * width**2 + vocabulary * width) * rows * length
+        figures[f"T={length}"] = {
+            "losses": losses,
+            "seconds": found,
+            "peak_gb": peaks,
+            "matrix_tflops_per_second": flops / min(found["flash"]) / 1e12,
+        }
+    return figures
+
+
+class PackedRows(Rows):
+    """Rows of random tokens with documents of `mean` tokens on average."""
+
+    def __init__(self, vocabulary: int, sequence_length: int, mean: int):
+        super().__init__(vocabulary, sequence_length)
+        self.mean = mean
+
+    def item(self, index: int) -> dict[str, np.ndarray]:
+        row, length = super().item(index), self.sequence_length
+        begins = np.random.default_rng(index).random(length) < 1 / self.mean
+        begins[0] = True
+        ids = begins.cumsum() - 1
+        return row | {
+            "document_ids": ids.astype(np.int32),
+            "position_ids": np.arange(length) - np.flatnonzero(begins)[ids],
+        }
+
+
 def limits(place: Place) -> Said:
     """The rates to divide by: a bf16 product and a copy."""
     side, products = place.size((8192, 30), (256, 2))
@@ -125,7 +180,7 @@ def llama(place: Place) -> tuple[Model, int, int]:
         "max_position_embeddings": 2 * length,
         "tie_word_embeddings": True,
     }
-    return Model(architecture="llama", attention="sdpa", config=config), vocabulary, length
+    return Model(architecture="llama", config=config), vocabulary, length
 
 
 def lora_against_trainer(place: Place) -> Said:
@@ -279,6 +334,7 @@ FIRST = [
     ),
 ]
 CHECKS = [
+    Check("attention", "a step of long packed rows, documents one by one against the dense mask", attention),
     Check(
         "llama_1b", "pretraining at the recipe's width over the matmul rate", partial(pretraining, "llama_1b")
     ),
