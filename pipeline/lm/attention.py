@@ -238,7 +238,7 @@ def _varlen(
         longest,
         scale=scale,
         window_size=reach,
-        **shared,
+        **SHARED,
     )
     return seen[..., :kept]
 

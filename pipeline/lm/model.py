@@ -134,7 +134,7 @@ def check_trainable(config: PretrainedConfig, attention: str, sequence_length: i
         raise UserError(
             f"{config.model_type} has {', '.join(sorted(kinds))} layers, which packing does not isolate yet"
         )
-    attention = chosen(attention, config, False, sequence_length)
+    attention = chosen(attention, config, True, sequence_length)
     taken = inspect.signature(_empty_model(config, attention).forward).parameters
     if missing := {"attention_mask", "position_ids"} - taken.keys():
         raise UserError(
