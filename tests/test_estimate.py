@@ -19,7 +19,7 @@ from tests.helpers import ROOT, finished, gan_config
 
 ONE = Launch(Path("one.yaml"), 1, None, {})
 FEW, MANY = 2, 6  # rows whose peaks are compared: what does not grow with them falls out
-MEASURED = [("sdpa", "bf16"), ("eager", "bf16"), ("sdpa", "fp32")]
+MEASURED = [("sdpa", "bf16"), ("eager", "bf16"), ("sdpa", "fp32"), ("flash", "bf16")]
 
 
 def needed(
