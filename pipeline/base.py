@@ -55,8 +55,9 @@ def _config_of(config: LanguageModelConfig) -> PretrainedConfig:
 def _check_trainable(config: LanguageModelConfig, settings: PretrainedConfig) -> None:
     from pipeline.lm.model import check_trainable
 
-    rows = [section.sequence_length for section in (config.pretrain, config.finetune) if section]
-    check_trainable(settings, config.model.attention, max(rows, default=1))
+    for section in (config.pretrain, config.finetune):
+        if section:
+            check_trainable(settings, config.model.attention, section.sequence_length, section.packing)
 
 
 def outside_files(config: LanguageModelConfig) -> dict[str, Path]:

@@ -28,7 +28,9 @@ def check(config: LanguageModelConfig) -> None:
 
         positions = config.pretrain.sequence_length
         settings = build_config(config.model, vocabulary_of(config.tokenizer), {}, positions)
-        check_trainable(settings, config.model.attention, config.finetune.sequence_length)
+        check_trainable(
+            settings, config.model.attention, config.finetune.sequence_length, config.finetune.packing
+        )
         if config.finetune.lora:
             check_targets(settings, config.finetune.lora)
 
@@ -55,9 +57,10 @@ def estimate(config: LanguageModelConfig) -> Size | None:
 
 def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/` (merged, fp32) and, with adapters, `adapter/`."""
-    from pipeline.data.packing import PackedConversations
     from pipeline.data.shards import Shard, tokenizer_digest
+    from pipeline.lm.model import config_of
     from pipeline.lm.recipe import LanguageModel
+    from pipeline.lm.rows import rows_of, said_of
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 
@@ -65,20 +68,21 @@ def run(context: Context) -> dict[str, Any]:
     runtime = start_runtime(config.run.threads)
     base = context.inputs["pretrain" if config.pretrain else "base"] / "model"
     digest = tokenizer_digest(base)
-    shards = [
+    shards = tuple(
         Shard.open(context.inputs["tokenize"], f"conversations.{s}", digest) for s in ("train", "held_out")
-    ]
-    train, held = (
-        PackedConversations(shard, training.sequence_length, seed, training.on_long)
-        for shard, seed in zip(shards, (training.seed, None), strict=True)
     )
+    settings = config_of(base)
+    train, held = rows_of(training, settings, shards)
+    if runtime.is_main and (said := said_of(train, settings)):
+        context.terminal.write(f"finetune: {said}\n")
     training = training.over(train.length)
     recipe = LanguageModel(
         training=training,
         build=lambda: _model(context, base),
         train=train,
         held=held,
-        sequence_length=training.sequence_length,
+        sequence_length=train.mean_length,
+        packed=train.packed,
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
@@ -100,7 +104,7 @@ def _model(context: Context, base: Path) -> Any:
 
     training, asked = context.config.finetune, context.config.model.attention
     settings = config_of(base)
-    check_trainable(settings, asked, training.sequence_length)
+    check_trainable(settings, asked, training.sequence_length, training.packing)
     model = load_model(base, attention=chosen(asked, settings, training.bf16, training.sequence_length))
     if training.lora is None:
         return model

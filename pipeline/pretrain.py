@@ -24,7 +24,10 @@ def check(config: LanguageModelConfig) -> None:
     assert config.pretrain is not None, "the stage exists only where its section does"
     check_launch(config.run, config.pretrain, (1, 2, 3), config.pretrain)
     if config.model.architecture and config.tokenizer:
-        _fresh_config(config, vocabulary_of(config.tokenizer), {})
+        from pipeline.lm.attention import packs
+
+        settings = _fresh_config(config, vocabulary_of(config.tokenizer), {})
+        packs(config.pretrain.packing, settings)
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:
@@ -52,10 +55,10 @@ def _fresh_config(
 
 def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/`: fp32 weights (the EMA's where there is one), config and tokenizer."""
-    from pipeline.data.packing import PackedDocuments
     from pipeline.data.shards import Shard, tokenizer_digest
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
     from pipeline.lm.recipe import LanguageModel
+    from pipeline.lm.rows import rows_of, said_of
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 
@@ -63,19 +66,23 @@ def run(context: Context) -> dict[str, Any]:
     runtime = start_runtime(config.run.threads)
     origin = context.inputs["tokenizer"] if config.tokenizer else context.inputs["base"] / "model"
     digest = tokenizer_digest(origin)
-    shards = [
+    shards = tuple(
         Shard.open(context.inputs["tokenize"], f"documents.{split}", digest)
         for split in ("train", "held_out")
-    ]
+    )
     tokenizer = load_tokenizer(origin)
-    train = PackedDocuments(shards[0], training.sequence_length, training.seed)
+    settings = _settings(context, tokenizer)
+    train, held = rows_of(training, settings, shards)
+    if runtime.is_main and (said := said_of(train, settings)):
+        context.terminal.write(f"pretrain: {said}\n")
     training = training.over(train.length)
     recipe = LanguageModel(
         training=training,
         build=lambda: _model(context, tokenizer),
         train=train,
-        held=PackedDocuments(shards[1], training.sequence_length, None),
-        sequence_length=training.sequence_length,
+        held=held,
+        sequence_length=train.mean_length,
+        packed=train.packed,
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
@@ -90,17 +97,25 @@ def run(context: Context) -> dict[str, Any]:
     return metrics | done
 
 
+def _settings(context: Context, tokenizer: Any) -> PretrainedConfig:
+    from pipeline.lm.model import config_of, special_ids
+
+    if context.config.model.pretrained:
+        return config_of(context.inputs["base"] / "model")
+    entries = max(tokenizer.get_vocab().values()) + 1
+    return _fresh_config(context.config, entries, special_ids(tokenizer))
+
+
 def _model(context: Context, tokenizer: Any) -> Any:
     from pipeline.lm.attention import chosen
-    from pipeline.lm.model import build_model, check_trainable, config_of, load_model, special_ids
+    from pipeline.lm.model import build_model, check_trainable, load_model
 
-    config, training = context.config, context.config.pretrain
-    base = context.inputs["base"] / "model" if config.model.pretrained else None
-    entries = max(tokenizer.get_vocab().values()) + 1
-    settings = config_of(base) if base else _fresh_config(config, entries, special_ids(tokenizer))
-    check_trainable(settings, config.model.attention, training.sequence_length)
+    config, training, settings = context.config, context.config.pretrain, _settings(context, tokenizer)
+    check_trainable(settings, config.model.attention, training.sequence_length, training.packing)
     attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
-    return load_model(base, attention=attention) if base else build_model(settings, attention)
+    if config.model.pretrained:
+        return load_model(context.inputs["base"] / "model", attention=attention)
+    return build_model(settings, attention)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.lm.attention import packs
 from pipeline.lm.config import Model
 from pipeline.lm.model import build_config
 from pipeline.run.errors import UserError
@@ -22,14 +23,20 @@ def test_models_of_a_plain_causal_mask_are_accepted(architecture, attention):
     assert config_of(architecture, attention, **fields).model_type == architecture
 
 
-def test_layers_that_no_mask_keeps_apart_are_refused():
-    with pytest.raises(UserError, match="jamba has linear_attention layers, which packing does not isolate"):
-        config_of("jamba", mamba_d_state=4, intermediate_size=32, num_experts=2, **TINY)
+def test_layers_that_no_mask_keeps_apart_are_not_packed():
+    jamba = config_of("jamba", mamba_d_state=4, intermediate_size=32, num_experts=2, **TINY)
+    assert not packs("auto", jamba) and not packs(False, jamba)
+    with pytest.raises(
+        UserError, match="jamba has linear_attention layers: .*\nway out: packing: auto, one document"
+    ):
+        packs(True, jamba)
 
 
-def test_a_model_that_takes_no_positions_is_refused():
+def test_a_model_that_takes_no_positions_is_not_packed():
+    rwkv = config_of("rwkv", "eager", hidden_size=32, num_hidden_layers=2, context_length=16)
+    assert not packs("auto", rwkv)
     with pytest.raises(UserError, match="rwkv takes no position_ids: documents in one row would meet"):
-        config_of("rwkv", "eager", hidden_size=32, num_hidden_layers=2, context_length=16)
+        packs(True, rwkv)
 
 
 def test_a_backend_that_the_architecture_lacks_is_refused_with_the_other():

@@ -89,8 +89,11 @@ class PackedDocuments:
         seed: order of documents and rows; None: the shard's order, the same in every epoch.
     """
 
+    packed = True
+
     def __init__(self, shard: Shard, sequence_length: int, seed: int | None) -> None:
         self.shard, self.sequence_length, self.seed = shard, sequence_length, seed
+        self.mean_length = sequence_length
         self.length = -(-shard.tokens_total // sequence_length)
         self._epoch = -1  # the epoch that the next three belong to
         self._documents = self._begins = self._rows = np.zeros(0, np.int64)
@@ -146,8 +149,11 @@ class PackedConversations:
             none is left under `drop`.
     """
 
+    packed = True
+
     def __init__(self, shard: Shard, sequence_length: int, seed: int | None, on_long: OnLong) -> None:
         self.shard, self.sequence_length, self.seed = shard, sequence_length, seed
+        self.mean_length = sequence_length
         self._kept = kept_tokens(shard, sequence_length, on_long)
         packed = np.flatnonzero(self._kept)
         if not len(packed):
@@ -175,6 +181,80 @@ class PackedConversations:
         kept.rows, kept.row_length = self.length, self.sequence_length
         kept.inputs, kept.padded = int(fill.sum()), int((self.sequence_length - fill).sum())
         return kept.balance()
+
+
+class Alone:
+    """One document or conversation a row, for models that carry state along a row: nothing could keep two apart.
+
+    A document of more than T tokens is cut into rows, each seen without what came before, as in packing; conversations
+    follow `on_long`. Rows of about the same length come in the same step, so that `collate` pads little: each epoch's
+    permutation is cut into stretches of STRETCH steps, sorted by length within, and the stretch's steps are permuted.
+    Nothing is padded here.
+
+    Args:
+        on_long: as PackedConversations; None: documents, which are cut.
+        seed: order of the rows; None: the shard's order, the same in every epoch.
+        step: rows of an optimizer step.
+
+    Raises:
+        UserError: as PackedConversations.
+    """
+
+    STRETCH, packed = 32, False
+
+    def __init__(
+        self, shard: Shard, sequence_length: int, seed: int | None, on_long: OnLong | None, step: int
+    ) -> None:
+        self.shard, self.seed, self.step = shard, seed, step
+        if on_long is None:
+            pieces = -(-shard.lengths // sequence_length)
+            document = np.repeat(np.arange(shard.documents), pieces)
+            before = (
+                np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+            ) * sequence_length
+            self._counts = np.minimum(shard.lengths[document] - before, sequence_length)
+        else:
+            kept = kept_tokens(shard, sequence_length, on_long)
+            document, before = np.flatnonzero(kept), 0
+            self._counts = kept[document]
+            if not len(document):
+                raise UserError(nothing_left(shard, sequence_length))
+        self._starts = shard.offsets[document] + before
+        self._ends = shard.offsets[document + 1] if on_long is None else self._starts + self._counts
+        self.length, self.mean_length = len(document), round(self._counts.mean())
+        self._epoch, self._rows = -1, np.zeros(0, np.int64)
+
+    def item(self, index: int) -> Item:
+        """The row of global sample `index`: arrays as long as its document."""
+        epoch, offset = position(index, self.length)
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, self._order(epoch)
+        row = self._rows[offset : offset + 1]
+        return gather(self.shard, self._starts[row], self._counts[row], self._ends[row])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order = _order(self.seed, epoch, self.length, "rows")
+        if self.seed is None:
+            return order
+        whole = self.length // self.step  # steps that are full; the rows left over come last
+        steps = permutation(self.seed, epoch, whole, "steps")
+        by_length = [
+            stretch[np.argsort(self._counts[stretch], kind="stable")]
+            for stretch in np.split(
+                order[: whole * self.step], range(0, whole * self.step, self.STRETCH * self.step)[1:]
+            )
+        ]
+        cut = np.concatenate([*by_length, order[whole * self.step :]])
+        full = cut[: whole * self.step].reshape(whole, self.step)[steps]
+        return np.concatenate([full.flatten(), cut[whole * self.step :]])
+
+    @property
+    def padding(self) -> float:
+        """The share of padding in a step's rows, of the first epoch: each step padded to its longest row."""
+        counts = self._counts[self._order(0)]
+        longest = np.maximum.reduceat(counts, np.arange(0, len(counts), self.step))
+        rows = np.diff(np.append(np.arange(0, len(counts), self.step), len(counts)))
+        return float(1 - counts.sum() / (longest * rows).sum())
 
 
 class Windows:

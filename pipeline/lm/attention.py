@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DOCUMENTS = "documents"  # under this name transformers finds `document_attention`
 IMPLEMENTATIONS = {"flash": DOCUMENTS}
 PACKABLE = {"full_attention", "sliding_attention", "chunked_attention"}  # what a mask keeps apart
+FUSED = {"full_attention", "sliding_attention"}  # what torch's fused kernels compute of one document
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 # On a CPU one document at a time costs more than it saves in short rows. Tokens/s of a training step over flash's, T of
 # 256, 512 and 1,024, a small Llama, 2 cores of a Zen 5: eager in bf16 1.25, 1.11, 0.89; sdpa in fp32 1.05, 0.94, 0.80.
@@ -57,17 +58,35 @@ def chosen(asked: str, config: PretrainedConfig, bf16: bool, sequence_length: in
     return asked
 
 
+def packs(asked: bool | str, config: PretrainedConfig) -> bool:
+    """Whether rows hold several documents: as asked, and where that is left open where they can be kept apart.
+
+    Raises:
+        UserError: packing is asked of layers that cannot keep them apart.
+    """
+    mixing = set(kinds_of_layers(config.get_text_config())) - PACKABLE
+    taken = inspect.signature(_class_of(config).forward).parameters
+    unheard = [] if mixing else sorted({"attention_mask", "position_ids"} - taken.keys())
+    if asked is True and (mixing or unheard):
+        why = f"has {', '.join(sorted(mixing))} layers" if mixing else f"takes no {' and no '.join(unheard)}"
+        raise UserError(
+            f"packing: {config.model_type} {why}: documents in one row would meet\n"
+            "way out: packing: auto, one document a row"
+        )
+    return bool(asked) and not mixing and not unheard
+
+
 def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> str | None:
     """What a backend does not compute of what training this model needs; None: it computes all."""
     if attention == "eager":
         return None
-    model, text = AutoModelForCausalLM._model_mapping[type(config)], config.get_text_config()
+    model, text = _class_of(config), config.get_text_config()
     if not model._supports_sdpa or getattr(text, "attn_logit_softcapping", None):
         return "it has scores that fused kernels do not compute"
     if attention == "sdpa":
         return None
-    if not model._supports_flash_attn or "chunked_attention" in kinds_of_layers(text):
-        return "its layers need a mask of T x T"
+    if not model._supports_flash_attn or set(kinds_of_layers(text)) - FUSED:
+        return "its layers are not all causal attention, whole or in windows"
     if gpu and not bf16:
         return "on a GPU the variable-length kernel computes in bf16 alone"
     if gpu and any(getattr(text, name, None) for name in DROPOUTS):
@@ -75,6 +94,10 @@ def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> 
     if gpu and (_head_width(text) or 0) > WIDEST:
         return f"on a GPU the variable-length kernel takes heads of at most {WIDEST}"
     return None
+
+
+def _class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
+    return AutoModelForCausalLM._model_mapping[type(config)]
 
 
 def _head_width(config: PretrainedConfig) -> int | None:

@@ -13,6 +13,10 @@ from pipeline.run.plan import check_optimizer
 COMPILE = (
     "compile the decoder's layers; auto: where there is a compiler and the run is long enough to pay for it"
 )
+PACKING = (
+    "several documents a row, each seen alone; false: one a row, of about the same length a step; auto: packed unless "
+    "the model's layers carry state along a row"
+)
 
 
 class Tokenizer(Section):
@@ -103,6 +107,7 @@ class Pretrain(Lasting):
 
     torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
     sequence_length: int = what(512, "tokens a row", ge=2)
+    packing: bool | Literal["auto"] = what("auto", PACKING)
 
 
 class Lora(Section):
@@ -125,6 +130,7 @@ class Finetune(Lasting):
     sequence_length: int = what(
         512, "tokens a row; longer conversations are refused or truncated by on_long", ge=2
     )
+    packing: bool | Literal["auto"] = what("auto", PACKING)
     on_long: Literal["error", "truncate", "drop"] = what(
         "error", "a conversation longer than sequence_length"
     )

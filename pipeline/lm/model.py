@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,13 +115,15 @@ def positions_of(config: PretrainedConfig) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def check_trainable(config: PretrainedConfig, attention: str, sequence_length: int) -> None:
-    """Refuse a model that rows of `sequence_length` with several documents cannot train; an empty model is built.
+def check_trainable(
+    config: PretrainedConfig, attention: str, sequence_length: int, packing: bool | str = "auto"
+) -> None:
+    """Refuse a model that rows of `sequence_length` cannot train; an empty model is built.
 
     Raises:
-        UserError: too few positions, layers that no mask keeps apart, a backend that computes something else.
+        UserError: too few positions, a backend that computes something else, packing of what cannot be kept apart.
     """
-    from pipeline.lm.attention import PACKABLE, chosen, kinds_of_layers
+    from pipeline.lm.attention import chosen, packs
 
     positions = positions_of(config)
     if positions is not None and sequence_length > positions:
@@ -130,17 +131,8 @@ def check_trainable(config: PretrainedConfig, attention: str, sequence_length: i
             f"sequence_length {sequence_length} is longer than the model's {positions} positions\n"
             f"way out: sequence_length of at most {positions}, or a larger max_position_embeddings"
         )
-    if kinds := set(kinds_of_layers(config.get_text_config())) - PACKABLE:
-        raise UserError(
-            f"{config.model_type} has {', '.join(sorted(kinds))} layers, which packing does not isolate yet"
-        )
-    attention = chosen(attention, config, True, sequence_length)
-    taken = inspect.signature(_empty_model(config, attention).forward).parameters
-    if missing := {"attention_mask", "position_ids"} - taken.keys():
-        raise UserError(
-            f"{config.model_type} takes no {' and no '.join(sorted(missing))}: documents in one row would meet\n"
-            "expected: an architecture such as llama, qwen3 or gpt2"
-        )
+    packs(packing, config)
+    _empty_model(config, chosen(attention, config, True, sequence_length))
 
 
 def _empty_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.data.packing import IGNORED, collate
-from pipeline.lm.attention import apart, boundaries, implementation_of
-from pipeline.lm.config import Lora
+from pipeline.lm.attention import apart, boundaries, implementation_of, packs
+from pipeline.lm.config import Finetune, Lora, Pretrain
 from pipeline.lm.lora import add_adapters
 from pipeline.lm.machine import kernels
 from pipeline.run.activations import kept_bytes
@@ -32,9 +32,10 @@ from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum
 class TokenLoss(nn.Module):
     """A causal language model that returns the summed loss, so that every launcher wraps one plain forward."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, packed: bool = True):
+        """packed: rows hold several documents; else one each, and padding behind it, which nothing before it sees."""
         super().__init__()
-        self.model = model
+        self.model, self.packed = model, packed
 
     def forward(
         self,
@@ -50,13 +51,11 @@ class TokenLoss(nn.Module):
         weights_BT: fp32, of each label; none: all 1. boundaries_N: where documents begin, as pipeline.lm.attention has
         it; none: found from document_ids_BT.
         """
-        output = self.model(
-            input_ids=input_ids_BT,
-            attention_mask=apart(self.model, document_ids_BT, boundaries_N),
-            position_ids=position_ids_BT,
-            use_cache=False,
-            return_dict=True,
-        )
+        rows = {}
+        if self.packed:
+            mask = apart(self.model, document_ids_BT, boundaries_N)
+            rows = {"attention_mask": mask, "position_ids": position_ids_BT}
+        output = self.model(input_ids=input_ids_BT, **rows, use_cache=False, return_dict=True)
         return summed_loss(output.logits, labels_BT, weights_BT)
 
 
@@ -128,9 +127,10 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
 
 @dataclass
 class LanguageModel:
-    """Next-token training of one net on rows that hold several documents, each seen alone.
+    """Next-token training of one net on rows that hold several documents, each seen alone, or one each.
 
-    build: makes the net with the weights to start from; a peft model trains its adapters only.
+    build: makes the net with the weights to start from; a peft model trains its adapters only. sequence_length: tokens
+    a row, on average where rows are not packed.
     """
 
     training: Training
@@ -138,6 +138,7 @@ class LanguageModel:
     train: Split
     held: Split | None
     sequence_length: int
+    packed: bool = True
     flops_per_sample: float = 0.0
 
     turns = ema = ("model",)
@@ -155,10 +156,10 @@ class LanguageModel:
             net.gradient_checkpointing_enable({"use_reentrant": False})
             net.enable_input_require_grads()
         assert self.training.torch_compile != "auto", "decided where a recipe is opened"
-        if self.training.torch_compile:
+        if self.training.torch_compile and self.packed:  # a scan over a row's positions is not a graph
             for layer in decoder_layers(net):
                 layer.compile()
-        return {"model": TokenLoss(net.train())}
+        return {"model": TokenLoss(net.train(), self.packed)}
 
     def data(self) -> Split:
         return self.train
@@ -206,7 +207,7 @@ class LanguageModel:
 
 def size_of(
     config: PretrainedConfig,
-    training: Training,
+    training: Pretrain | Finetune,
     sequence_length: int,
     lora: Lora | None,
     launch: Launch,
@@ -227,14 +228,19 @@ def size_of(
 
 
 def _activations(
-    net: PreTrainedModel, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
+    net: PreTrainedModel,
+    config: PretrainedConfig,
+    training: Pretrain | Finetune,
+    shape: tuple[int, int],
+    zero: bool,
 ) -> float:
     """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the logits beside that."""
+    packed = packs(training.packing, config)
 
     def forward() -> Tensor:
         rows_BT = torch.zeros(shape, dtype=torch.long)
         each_row = torch.arange(0, shape[0] * shape[1] + 1, shape[1], dtype=torch.int32)
-        return TokenLoss(net.train())(rows_BT, rows_BT, rows_BT, rows_BT, None, each_row)
+        return TokenLoss(net.train(), packed)(rows_BT, rows_BT, rows_BT, rows_BT, None, each_row)
 
     dtype = torch.bfloat16 if training.bf16 and zero else torch.float32
     kept = kept_bytes([net], forward, dtype, autocast=training.bf16 and not zero)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.fitting import best_fit_decreasing
-from pipeline.data.packing import PackedConversations, PackedDocuments, collate
+from pipeline.data.packing import Alone, PackedConversations, PackedDocuments, collate
 from pipeline.run.errors import UserError
 
 SEEDS = range(8)
@@ -208,6 +208,41 @@ def rows_in_order(lengths, capacity):
             rows, free = rows + 1, capacity
         free -= length
     return rows
+
+
+@pytest.mark.parametrize("data_seed", SEEDS)
+@pytest.mark.parametrize("sequence_length", [2, 7, 64])
+def test_alone_each_document_has_rows_of_its_own(make_shard, random_documents, data_seed, sequence_length):
+    documents = random_documents(data_seed)
+    split = Alone(make_shard(documents), sequence_length, data_seed, None, step=3)
+    for epoch in (0, 4):
+        rows = rows_of(split, epoch)
+        assert targets_in(rows) == Counter(token for document in documents for token in document[1:])
+        assert inputs_in(rows) == Counter(token for document in documents for token in document)
+        for row in rows:
+            assert not row["document_ids"].any() and len(row["input_ids"]) <= sequence_length
+            assert np.array_equal(row["position_ids"], np.arange(len(row["input_ids"])))
+
+
+def test_alone_a_step_has_rows_of_about_one_length(make_shard):
+    lengths = np.random.default_rng(0).integers(1, 200, 400)
+    shard = make_shard([list(range(length)) for length in lengths])
+    split = Alone(shard, 256, 0, None, step=8)
+    steps = np.array([len(split.item(index)["input_ids"]) for index in range(400)]).reshape(50, 8)
+    assert split.padding == pytest.approx(1 - steps.sum() / (8 * steps.max(1)).sum())
+    assert split.padding < 0.05  # in random order: 0.45
+    assert abs(np.corrcoef(np.arange(50), steps.mean(1))[0, 1]) < 0.3  # and short steps do not come first
+    again = [len(split.item(index)["input_ids"]) for index in range(400, 800)]
+    assert sorted(again) == sorted(lengths) and again != steps.flatten().tolist()
+
+
+def test_alone_long_conversations_are_as_in_packing(make_shard):
+    shard = make_shard([[1, 2, 3, 4], list(range(10, 30))], [[0, 1, 1, 1], [0] * 8 + [1] * 12])
+    with pytest.raises(UserError, match="conversation 1 .* has 20 tokens"):
+        Alone(shard, 9, 0, "error", 2)
+    cut, kept = Alone(shard, 9, None, "truncate", 2), Alone(shard, 9, None, "drop", 2)
+    assert [len(row["input_ids"]) for row in rows_of(cut)] == [4, 9] and kept.length == 1
+    assert rows_of(cut)[1]["labels"].tolist() == [-100] * 7 + [18, -100]
 
 
 def test_collate_stacks_rows(make_shard):
