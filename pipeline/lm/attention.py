@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DOCUMENTS = "documents"  # under this name transformers finds `document_attention`
 IMPLEMENTATIONS = {"flash": DOCUMENTS}
 PACKABLE = {"full_attention", "sliding_attention", "chunked_attention"}  # what a mask keeps apart
+# Take masks of [B, T] alone; or count positions from another number than 0: packed, they would learn ones never used.
+OTHERWISE = {"openai-gpt", "xlm", "camembert", "data2vec-text", "roberta", "roberta-prelayernorm"}
+OTHERWISE |= {"xlm-roberta", "xlm-roberta-xl"}
 FUSED = {"full_attention", "sliding_attention"}  # what torch's fused kernels compute of one document
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 # On a CPU one document at a time costs more than it saves in short rows. Tokens/s of a training step over flash's, T of
@@ -66,7 +69,8 @@ def packs(asked: bool | str, config: PretrainedConfig) -> bool:
     """
     mixing = set(kinds_of_layers(config.get_text_config())) - PACKABLE
     taken = inspect.signature(_class_of(config).forward).parameters
-    unheard = [] if mixing else sorted({"attention_mask", "position_ids"} - taken.keys())
+    known = set() if config.model_type in OTHERWISE else taken.keys()
+    unheard = [] if mixing else sorted({"attention_mask", "position_ids"} - known)
     if asked is True and (mixing or unheard):
         why = f"has {', '.join(sorted(mixing))} layers" if mixing else f"takes no {' and no '.join(unheard)}"
         raise UserError(
@@ -85,7 +89,8 @@ def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> 
         return "it has scores that fused kernels do not compute"
     if attention == "sdpa":
         return None
-    if not model._supports_flash_attn or set(kinds_of_layers(text)) - FUSED:
+    taken = model._supports_flash_attn and (model._supports_attention_backend or model._supports_flex_attn)
+    if not taken or set(kinds_of_layers(text)) - FUSED:
         return "its layers are not all causal attention, whole or in windows"
     if gpu and not bf16:
         return "on a GPU the variable-length kernel computes in bf16 alone"

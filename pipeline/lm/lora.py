@@ -29,8 +29,27 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> PeftModel:
         fan_in_fan_out=any(
             _kind(module) == "Conv1D" for module in model.modules()
         ),  # GPT-2 stores its matrices so
+        exclude_modules=_never_adapted(model) if lora.target_modules == "all-linear" else None,
     )
     return peft.get_peft_model(model, settings)
+
+
+def _never_adapted(model: PreTrainedModel) -> list[str] | None:
+    """Linear modules that `all-linear` leaves out.
+
+    What state-space layers end with, which their kernels read themselves, so that peft refuses to adapt it; and routers
+    that are linear modules by inheritance, but return more than a product.
+    """
+    from torch import nn
+
+    modules = dict(model.named_modules())
+    state_space = any(name.endswith("conv1d") for name in modules)
+    routers = [
+        name
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear) and "Router" in _kind(module)
+    ]
+    return [*(["out_proj"] if state_space else []), *routers] or None
 
 
 def check_targets(config: PretrainedConfig, lora: Lora) -> None:

@@ -35,7 +35,9 @@ def build_config(
             f"{nearest(str(model.architecture), [name for name in CAUSAL])[:300]}"
         )
     limits = {"n_positions": positions, "max_position_embeddings": positions}
-    known = limits | AutoConfig.for_model(model.architecture).to_dict()
+    usual = AutoConfig.for_model(model.architecture)
+    aliases = {alias: getattr(usual, name, None) for alias, name in usual.attribute_map.items()}
+    known = limits | aliases | usual.to_dict()
     for field in model.config:
         if field not in known:
             raise UserError(

@@ -121,7 +121,7 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     embedding = model.get_input_embeddings().weight
     tied = model.get_output_embeddings().weight is embedding
     matrices = sum(p.numel() for p in model.parameters()) - (0 if tied else embedding.numel())
-    config = model.config
+    config = model.config.get_text_config()
     return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * sequence_length
 
 
