@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.attention import apart, boundaries, implementation_of, packs
 from pipeline.lm.config import Finetune, Lora, Pretrain
+from pipeline.lm.experts import Balance, balance_weight, routers_of
 from pipeline.lm.lora import add_adapters
 from pipeline.lm.machine import kernels
 from pipeline.run.activations import kept_bytes
@@ -36,6 +37,9 @@ class TokenLoss(nn.Module):
         """packed: rows hold several documents; else one each, and padding behind it, which nothing before it sees."""
         super().__init__()
         self.model, self.packed = model, packed
+        self.routers = routers_of(model)
+        if self.routers:
+            model.config.output_router_logits = False  # transformers' own balance loss wants another mask
 
     def forward(
         self,
@@ -45,8 +49,10 @@ class TokenLoss(nn.Module):
         position_ids_BT: Tensor,
         weights_BT: Tensor | None = None,
         boundaries_N: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Balance]:
         """The negative log-likelihood in nats, summed over labels that are not IGNORED; 0-d, fp32.
+
+        With a mixture of experts whose config weighs its balance, also how even each row's routing was.
 
         weights_BT: fp32, of each label; none: all 1. boundaries_N: where documents begin, as pipeline.lm.attention has
         it; none: found from document_ids_BT.
@@ -55,8 +61,11 @@ class TokenLoss(nn.Module):
         if self.packed:
             mask = apart(self.model, document_ids_BT, boundaries_N)
             rows = {"attention_mask": mask, "position_ids": position_ids_BT}
+        if self.routers:
+            self.routers.listen()
         output = self.model(input_ids=input_ids_BT, **rows, use_cache=False, return_dict=True)
-        return summed_loss(output.logits, labels_BT, weights_BT)
+        loss = summed_loss(output.logits, labels_BT, weights_BT)
+        return (loss, self.routers.balance(document_ids_BT >= 0)) if self.routers else loss
 
 
 def summed_loss(logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
@@ -125,6 +134,11 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * sequence_length
 
 
+def counted(batch: Batch) -> Tensor:
+    """How much each label counts, [B, T]: its weight, and without weights 1 where there is one."""
+    return batch["weights"] if "weights" in batch else batch["labels"] != IGNORED
+
+
 @dataclass
 class LanguageModel:
     """Next-token training of one net on rows that hold several documents, each seen alone, or one each.
@@ -140,6 +154,7 @@ class LanguageModel:
     sequence_length: int
     packed: bool = True
     flops_per_sample: float = 0.0
+    balance_weight: float = 0.0
 
     turns = ema = ("model",)
     zero_stages = (1, 2, 3)
@@ -151,6 +166,7 @@ class LanguageModel:
 
     def nets(self) -> dict[str, nn.Module]:
         net = self.build()
+        self.balance_weight = balance_weight(net.config)
         self.flops_per_sample = flops_per_token(net, self.sequence_length) * self.sequence_length
         if self.training.gradient_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
@@ -173,17 +189,24 @@ class LanguageModel:
 
     def count(self, turn: str, batch: Batch) -> float:
         """Supervised tokens, or the sum of their weights where there are some."""
-        if "weights" in batch:
-            return float(batch["weights"].sum())
-        return int((batch["labels"] != IGNORED).sum())
+        return float(counted(batch).sum())
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
         rows = (batch[name] for name in ("input_ids", "labels", "document_ids", "position_ids"))
-        return Loss(nets["model"](*rows, batch.get("weights"), batch["boundaries"]))
+        found = nets["model"](*rows, batch.get("weights"), batch["boundaries"])
+        if isinstance(found, Tensor):
+            return Loss(found)
+        # A row's balance counts as much as its supervised tokens do: over a step, and however the step is cut.
+        cross_entropy, (balance_B, load_B) = found
+        counted_B = counted(batch).sum(1)
+        balance, load = (balance_B * counted_B).sum(), (load_B * counted_B).sum()
+        total = cross_entropy + self.balance_weight * balance
+        parts = {"cross_entropy": cross_entropy, "router_balance": balance, "router_load": load}
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
-        total = self.loss("model", nets, batch, clock).total
-        return {"loss": Sum(float(total), self.count("model", batch))}
+        loss = self.loss("model", nets, batch, clock)
+        return {"loss": Sum(float(loss.parts.get("cross_entropy", loss.total)), self.count("model", batch))}
 
     def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
         """One continuation of the empty document a seed, as text ids in `out/SEED.npy`."""

@@ -1,0 +1,86 @@
+"""Mixture of experts: how evenly a row's tokens are routed, as a part of the loss.
+
+Shapes: B rows, T positions, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+def balance_weight(config: PretrainedConfig) -> float:
+    """The weight of the balance loss by the model's own config; 0: a dense model, or one without such a loss."""
+    return float(getattr(config.get_text_config(), "router_aux_loss_coef", None) or 0)
+
+
+class Balance(NamedTuple):
+    """balance_B: the loss, 1 where every expert has the same share of each choice, times the choices of a token;
+    load_B: the largest expert's share over an even one. Both of all layers of a row together.
+    """
+
+    balance_B: Tensor
+    load_B: Tensor
+
+
+class Routers:
+    """What the routers of a model say during one forward, collected as transformers itself would."""
+
+    def __init__(self, model: nn.Module):
+        self.choices = _config_of(model).get_text_config().num_experts_per_tok
+        self._said: list[Tensor] | None = None
+        for recorder in _recorders(model):
+            for name, module in model.named_modules():
+                if isinstance(module, recorder.target_class) and (recorder.layer_name or "") in name:
+                    module.register_forward_hook(
+                        lambda _, __, output, at=recorder.index: self._hear(output, at)
+                    )
+
+    def listen(self) -> None:
+        self._said = []
+
+    def balance(self, valid_BT: Tensor) -> Balance:
+        """Of the forward since `listen`, padding (not valid) left out: E times the sum over experts of (share of the
+        choices) x (mean probability), arXiv:2101.03961, Equations 4 to 6, for each row by itself, so that it does not
+        matter which rows share a micro-batch. What an activation checkpoint computes again is not heard.
+        """
+        said, self._said = self._said, None
+        assert said, "no router was heard"
+        rows, positions = valid_BT.shape
+        valid_BT1 = valid_BT[..., None].float()
+        chosen_BE = probable_BE = torch.zeros((), device=valid_BT.device)
+        for logits in said:
+            logits_BTE = logits.reshape(rows, positions, -1)
+            probabilities_BTE = logits_BTE.float().softmax(-1)
+            best = probabilities_BTE.topk(self.choices, -1).indices
+            picked_BTE = torch.zeros_like(probabilities_BTE).scatter_(-1, best, 1.0)
+            chosen_BE = chosen_BE + (picked_BTE * valid_BT1).sum(1)
+            probable_BE = probable_BE + (probabilities_BTE * valid_BT1).sum(1)
+        tokens_B1 = len(said) * valid_BT1.sum(1)
+        experts = chosen_BE.shape[-1]
+        balance_B = experts * (chosen_BE / tokens_B1 * (probable_BE / tokens_B1)).sum(-1)
+        return Balance(balance_B, experts * (chosen_BE / tokens_B1).amax(-1) / self.choices)
+
+    def _hear(self, output: Any, at: int) -> None:
+        if self._said is not None:
+            self._said.append(output[at] if isinstance(output, tuple) else output)
+
+
+def routers_of(model: nn.Module) -> Routers | None:
+    """Where the model has a balance loss, and routers that transformers can record."""
+    return Routers(model) if balance_weight(_config_of(model)) and _recorders(model) else None
+
+
+def _config_of(model: nn.Module) -> PretrainedConfig:
+    return model.config
+
+
+def _recorders(model: nn.Module) -> list[Any]:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and "router_logits" in (module._can_record_outputs or {}):
+            found = module._can_record_outputs["router_logits"]
+            return list(found) if isinstance(found, list | tuple) else [found]
+    return []
