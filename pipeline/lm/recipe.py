@@ -266,7 +266,11 @@ def _activations(
         return TokenLoss(net.train(), packed)(rows_BT, rows_BT, rows_BT, rows_BT, None, each_row)
 
     dtype = torch.bfloat16 if training.bf16 and zero else torch.float32
-    kept = kept_bytes([net], forward, dtype, autocast=training.bf16 and not zero)
+    if getattr(config.get_text_config(), "num_experts_per_tok", None):
+        # Without memory, torch multiplies the experts' matrices in bf16 alone: fp32 keeps twice as much.
+        kept = kept_bytes([net], forward, torch.bfloat16, autocast=False) * (1 if training.bf16 else 2)
+    else:
+        kept = kept_bytes([net], forward, dtype, autocast=training.bf16 and not zero)
     positions, width = math.prod(shape), 2 if training.bf16 else 4
     logits = positions * config.vocab_size * width
     if training.gradient_checkpointing:  # a layer's input each, and one layer at a time with all it keeps

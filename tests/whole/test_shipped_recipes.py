@@ -61,11 +61,18 @@ SMALL = {
     "num_attention_heads": 2,
     "max_position_embeddings": 8192,
 }
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
 # Recipes for models of the Hub: the template of each, and a config of its architecture.
 MODELS = {
     "qwen3_lora": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
     "llama3_lora": ("llama3_1", {**SMALL, "model_type": "llama"}),
+    "gemma3_lora": (
+        "gemma3",
+        {**SMALL, "model_type": "gemma3_text", "head_dim": 32, "num_key_value_heads": 2},
+    ),
+    "gpt_oss_lora": ("gptoss", {**SMALL, "model_type": "gpt_oss", "head_dim": 32, **EXPERTS}),
 }
+WITHOUT_CALLS = {"gemma3_lora"}  # their templates have no place for tools
 
 
 def write_chat(path: Path) -> None:
@@ -128,13 +135,28 @@ def test_the_plan_accepts_it_given_data(recipe, anywhere, data, capsys):
     assert list(anywhere.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - WITHOUT_CALLS))
 def test_the_template_of_its_model_writes_tools_and_calls(name, anywhere, data, capsys):
     recipe = f"recipes/llm/{name}.yaml"
     assert main(["data", recipe, *given(recipe, data), "--show", "1"]) == 0
     told = capsys.readouterr().out
     assert "conversations are messages (4 messages in the first, 1 tools)" in told
     assert "weather" in told and re.search(r">>(.|\n)*Oslo(.|\n)*<<", told)
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_CALLS))
+def test_a_template_without_calls_says_so_and_teaches_what_is_left(name, anywhere, data, capsys):
+    recipe = f"recipes/llm/{name}.yaml"
+    assert main(["data", recipe, *given(recipe, data)]) == 2
+    assert "the chat template writes no tool calls" in capsys.readouterr().err
+    plain = anywhere / "plain.jsonl"
+    turns = [("system", "Be brief."), ("user", "Is it cold, {n}?"), ("assistant", "Yes.")]
+    rows = [
+        {"messages": [{"role": role, "content": text.format(n=n)} for role, text in turns]} for n in range(20)
+    ]
+    plain.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", recipe, *given(recipe, data), f"chat.path={plain}", "--show", "1"]) == 0
+    assert re.search(r"Be brief\.(.|\n)*>>(.|\n)*Yes\.(.|\n)*<<", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
