@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.lm.config import Model
-from tests.benchmarks import bare_gpt, cpu_training, feeding, finetune, framework_tax, gpu_training
+from tests.benchmarks import attention, bare_gpt, cpu_training, feeding, finetune, framework_tax, gpu_training
 from tests.benchmarks.workload import Rows, new_model, parity_gate, recipe, training, warm_up
 
 VOCABULARY, LENGTH = 64, 16
@@ -128,6 +128,12 @@ def test_the_gpu_benchmark_measures_its_recipes_at_a_tiny_width(name):
     assert 0 < 0.999 * model["min"] / matmul["max"] <= found["ratio"]["min"]
     assert found["ratio"]["max"] <= 1.001 * model["max"] / matmul["min"]  # printed to four digits
     assert found["batch"].startswith(f"2 x {LENGTH} tokens a step, 2 micro-batches")
+
+
+def test_the_race_of_attention_trains_the_same_three_ways():
+    found = attention.measure(64, False, steps=1, repeats=2, tokens=128)
+    assert max(found["losses_differ_by"].values()) < 1e-4
+    assert 0 < found["over_dense"]["min"] and set(found["tokens_per_second"]) == set(attention.CONTESTANTS)
 
 
 def test_the_race_of_feeds_runs_the_loop_both_ways(tmp_path):

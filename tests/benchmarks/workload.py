@@ -56,6 +56,24 @@ class Rows:
         }
 
 
+class PackedRows(Rows):
+    """Rows of random tokens with documents of `mean` tokens on average."""
+
+    def __init__(self, vocabulary: int, sequence_length: int, mean: int):
+        super().__init__(vocabulary, sequence_length)
+        self.mean = mean
+
+    def item(self, index: int) -> dict[str, np.ndarray]:
+        row, length = super().item(index), self.sequence_length
+        begins = np.random.default_rng(index).random(length) < 1 / self.mean
+        begins[0] = True
+        ids = begins.cumsum() - 1
+        return row | {
+            "document_ids": ids.astype(np.int32),
+            "position_ids": np.arange(length) - np.flatnonzero(begins)[ids],
+        }
+
+
 def on_the_cpu(threads: int) -> None:
     """Compute on this many threads and on no GPU, here and in processes started from here; before any computing."""
     torch.set_num_threads(threads)

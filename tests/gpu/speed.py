@@ -18,6 +18,7 @@ from pipeline.train import checkpoint
 from pipeline.train.loop import Trainer, steps
 from tests.benchmarks import gpu_training, hf_trainer, image_peers
 from tests.benchmarks.workload import (
+    PackedRows,
     Rows,
     interleaved,
     new_model,
@@ -106,24 +107,6 @@ def attention(place: Place) -> Said:
             "matrix_tflops_per_second": flops / min(found["flash"]) / 1e12,
         }
     return figures
-
-
-class PackedRows(Rows):
-    """Rows of random tokens with documents of `mean` tokens on average."""
-
-    def __init__(self, vocabulary: int, sequence_length: int, mean: int):
-        super().__init__(vocabulary, sequence_length)
-        self.mean = mean
-
-    def item(self, index: int) -> dict[str, np.ndarray]:
-        row, length = super().item(index), self.sequence_length
-        begins = np.random.default_rng(index).random(length) < 1 / self.mean
-        begins[0] = True
-        ids = begins.cumsum() - 1
-        return row | {
-            "document_ids": ids.astype(np.int32),
-            "position_ids": np.arange(length) - np.flatnonzero(begins)[ids],
-        }
 
 
 def limits(place: Place) -> Said:

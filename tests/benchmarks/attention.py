@@ -1,0 +1,118 @@
+"""A training step on packed rows: documents one by one, the dense mask, and transformers' own packed path, in turns.
+
+python -m tests.benchmarks.attention [T ...]      one JSON line a length; by default 512, 2,048 and 8,192 positions
+
+Each in our loop on the small Llama, AdamW, one process, TOKENS tokens a step in rows of T, documents of 400 tokens on
+average. transformers' own path is what its models do with positions that begin again at 0 and no mask: it makes a mask
+of T x T itself. Peak memory is of a process of its own that trains two steps. Parity of the first losses comes first.
+"""
+
+import sys
+from functools import partial
+from multiprocessing import get_context
+
+from torch import Tensor, nn
+
+from pipeline.lm.recipe import LanguageModel, TokenLoss, summed_loss
+from pipeline.run.provenance import peak_memory_bytes
+from pipeline.train.engine import start_runtime
+from pipeline.train.loop import Trainer
+from tests.benchmarks.workload import (
+    VOCABULARY,
+    PackedRows,
+    new_model,
+    on_the_cpu,
+    our_steps,
+    parity_gate,
+    print_line,
+    race,
+    ratio,
+    small_llama,
+    spread,
+    training,
+    warm_up,
+)
+
+LENGTHS, TOKENS, DOCUMENT = (512, 2048, 8192), 8192, 400
+CONTESTANTS = ("flash", "sdpa", "transformers")
+STEPS, REPEATS, NEAR = 1, 5, {"bf16": 5e-3, "fp32": 1e-4}  # nats a token
+
+
+class ByPositions(TokenLoss):
+    """What transformers makes of packed positions by itself."""
+
+    def forward(
+        self, input_ids_BT: Tensor, labels_BT: Tensor, _: Tensor, position_ids_BT: Tensor, *__
+    ) -> Tensor:
+        logits = self.model(input_ids=input_ids_BT, position_ids=position_ids_BT, use_cache=False).logits
+        return summed_loss(logits, labels_BT)
+
+
+class Transformers(LanguageModel):
+    def nets(self) -> dict[str, nn.Module]:
+        return {"model": ByPositions(super().nets()["model"].model)}
+
+
+def trainer_of(name: str, length: int, bf16: bool, tokens: int = TOKENS, threads: int = 2) -> Trainer:
+    rows = tokens // length
+    settings = training(
+        sequence_length=length, train_batch_size=rows, per_device_train_batch_size=rows, bf16=bf16
+    )
+    model = small_llama()
+    model = model.model_copy(update={"config": model.config | {"max_position_embeddings": length}})
+    build = partial(new_model, model, VOCABULARY, length, "sdpa" if name == "transformers" else name)
+    kind = Transformers if name == "transformers" else LanguageModel
+    split = PackedRows(VOCABULARY, length, DOCUMENT)
+    return Trainer(kind(settings, build, split, None, length), start_runtime(threads))
+
+
+def peak(name: str, length: int, bf16: bool) -> int:
+    """Bytes at the peak of this process."""
+    on_the_cpu(1)
+    running = our_steps(trainer_of(name, length, bf16, threads=1))
+    next(running), next(running)
+    running.close()
+    return peak_memory_bytes()
+
+
+def measure(
+    length: int, bf16: bool, steps: int = STEPS, repeats: int = REPEATS, tokens: int = TOKENS
+) -> dict:
+    """Tokens a second of each, and their ratios."""
+    contestants = {name: our_steps(trainer_of(name, length, bf16, tokens)) for name in CONTESTANTS}
+    losses, _ = warm_up(contestants, 2)
+    gaps = parity_gate(losses, dict.fromkeys(CONTESTANTS[1:], NEAR["bf16" if bf16 else "fp32"]))
+    found = race(contestants, tokens // length * length, steps, repeats)
+    for running in contestants.values():
+        running.close()
+    return {
+        "over_dense": ratio(found, "flash", "sdpa"),
+        "over_transformers": ratio(found, "flash", "transformers"),
+        "tokens_per_second": {name: spread(values) for name, values in found.items()},
+        "losses_differ_by": gaps,
+    }
+
+
+def main() -> None:
+    lengths = [int(length) for length in sys.argv[1:]] or LENGTHS
+    peaks = {}
+    for length in lengths:
+        for name in CONTESTANTS:
+            with get_context("spawn").Pool(1) as process:
+                peaks[length, name] = process.apply(peak, (name, length, False))
+    on_the_cpu(2)
+    for length in lengths:
+        memory = {name: round(peaks[length, name] / 1e9, 2) for name in CONTESTANTS}
+        for bf16 in (True, False):
+            figures = measure(length, bf16)
+            print_line(
+                "attention",
+                length=length,
+                precision="bf16" if bf16 else "fp32",
+                peak_gb_in_fp32=memory,
+                **figures,
+            )
+
+
+if __name__ == "__main__":
+    main()
