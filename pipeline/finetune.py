@@ -83,6 +83,7 @@ def run(context: Context) -> dict[str, Any]:
         held=held,
         sequence_length=train.mean_length,
         packed=train.packed,
+        noise=training.neftune_noise_alpha,
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
@@ -99,6 +100,7 @@ def run(context: Context) -> dict[str, Any]:
 def _model(context: Context, base: Path) -> Any:
     """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
     from pipeline.lm.attention import chosen
+    from pipeline.lm.freezing import freeze
     from pipeline.lm.lora import add_adapters, check_targets
     from pipeline.lm.model import check_trainable, config_of, load_model
 
@@ -107,6 +109,7 @@ def _model(context: Context, base: Path) -> Any:
     check_trainable(settings, asked, training.sequence_length, training.packing)
     model = load_model(base, attention=chosen(asked, settings, training.bf16, training.sequence_length))
     if training.lora is None:
+        freeze(model, training.freeze)
         return model
     check_targets(model.config, training.lora)
     return add_adapters(model, training.lora)

@@ -83,6 +83,7 @@ def run(context: Context) -> dict[str, Any]:
         held=held,
         sequence_length=train.mean_length,
         packed=train.packed,
+        noise=training.neftune_noise_alpha,
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
@@ -108,14 +109,20 @@ def _settings(context: Context, tokenizer: Any) -> PretrainedConfig:
 
 def _model(context: Context, tokenizer: Any) -> Any:
     from pipeline.lm.attention import chosen
+    from pipeline.lm.freezing import freeze
     from pipeline.lm.model import build_model, check_trainable, load_model
 
     config, training, settings = context.config, context.config.pretrain, _settings(context, tokenizer)
     check_trainable(settings, config.model.attention, training.sequence_length, training.packing)
     attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
-    if config.model.pretrained:
-        return load_model(context.inputs["base"] / "model", attention=attention)
-    return build_model(settings, attention)
+    pretrained = config.model.pretrained
+    model = (
+        load_model(context.inputs["base"] / "model", attention=attention)
+        if pretrained
+        else build_model(settings, attention)
+    )
+    freeze(model, training.freeze)
+    return model
 
 
 if __name__ == "__main__":

@@ -71,6 +71,12 @@ class Lasting(Training):
     """A training stage whose length is said in optimizer steps or in epochs."""
 
     max_steps: int | None = what(None, "optimizer steps; or num_train_epochs", ge=1)
+    freeze: tuple[str, ...] = what(
+        (), "weights that stay as they are: patterns of names, such as model.embed_tokens.* or *.layers.0.*"
+    )
+    neftune_noise_alpha: float = what(
+        0.0, "uniform noise on embeddings in training, alpha / sqrt(positions x width); 0: none", ge=0
+    )
     num_train_epochs: float | None = what(
         None, "times over the packed rows, rounded up to whole steps; or max_steps", gt=0
     )
@@ -119,8 +125,19 @@ class Lora(Section):
     target_modules: tuple[str, ...] | Literal["all-linear"] = what(
         "all-linear", "names of the adapted modules"
     )
+    exclude_modules: tuple[str, ...] = what(
+        (), "names of modules that target_modules would reach, left as they are"
+    )
+    layers_to_transform: tuple[int, ...] | None = what(None, "numbers of the adapted layers; none: all")
+    rank_pattern: dict[str, int] = what({}, "rank of modules by name, where it is not r")
+    alpha_pattern: dict[str, float] = what({}, "alpha of modules by name, where it is not lora_alpha")
+    modules_to_save: tuple[str, ...] = what((), "names of modules trained whole and saved with the adapter")
+    init_lora_weights: Literal["default", "gaussian", "orthogonal"] = what(
+        "default", "how A begins (orthogonal: B too); the model itself begins as it was"
+    )
     use_rslora: bool = what(False, "scale by alpha / sqrt(r)")
     use_dora: bool = what(False, "weight-decomposed adapters")
+    loraplus_lr_ratio: float = what(1.0, "learning rate of B over that of A (LoRA+)", gt=0)
 
 
 class Finetune(Lasting):
@@ -135,6 +152,14 @@ class Finetune(Lasting):
         "error", "a conversation longer than sequence_length"
     )
     lora: Lora | None = what(None, "adapters; none: every weight is trained")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "Finetune":
+        if self.lora and self.freeze:
+            raise ValueError(
+                "freeze is for training all weights: with lora only adapters and modules_to_save learn"
+            )
+        return self
 
 
 class Evaluate(Section):

@@ -17,24 +17,47 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> PeftModel:
     """`model` with fresh adapters; everything else is frozen. A fresh adapter changes nothing: B is zero."""
     import peft
 
+    left = _never_adapted(model) if lora.target_modules == "all-linear" else []
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    if lora.layers_to_transform is not None and targets == "all-linear":  # peft wants names beside numbers
+        targets = sorted(_linear_within(model))
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=targets,
+        layers_to_transform=list(lora.layers_to_transform) if lora.layers_to_transform is not None else None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        modules_to_save=list(lora.modules_to_save) or None,
+        init_lora_weights=True if lora.init_lora_weights == "default" else lora.init_lora_weights,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         fan_in_fan_out=any(
             _kind(module) == "Conv1D" for module in model.modules()
         ),  # GPT-2 stores its matrices so
-        exclude_modules=_never_adapted(model) if lora.target_modules == "all-linear" else None,
+        exclude_modules=[*lora.exclude_modules, *left] or None,
     )
-    return peft.get_peft_model(model, settings)
+    adapted = peft.get_peft_model(model, settings)
+    if lora.loraplus_lr_ratio != 1:
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.rate = lora.loraplus_lr_ratio  # pipeline.train.optimizer reads it
+    return adapted
 
 
-def _never_adapted(model: PreTrainedModel) -> list[str] | None:
+def _linear_within(model: PreTrainedModel) -> set[str]:
+    """Names of the linear modules before the output head."""
+    head = model.get_output_embeddings()
+    return {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if _is_linear(module) and module is not head
+    }
+
+
+def _never_adapted(model: PreTrainedModel) -> list[str]:
     """Linear modules that `all-linear` leaves out.
 
     What state-space layers end with, which their kernels read themselves, so that peft refuses to adapt it; and routers
@@ -49,24 +72,50 @@ def _never_adapted(model: PreTrainedModel) -> list[str] | None:
         for name, module in modules.items()
         if isinstance(module, nn.Linear) and "Router" in _kind(module)
     ]
-    return [*(["out_proj"] if state_space else []), *routers] or None
+    return [*(["out_proj"] if state_space else []), *routers]
 
 
 def check_targets(config: PretrainedConfig, lora: Lora) -> None:
-    """Raises UserError where a target names no linear module of the architecture."""
+    """Refuse names that reach nothing in the architecture, which peft would pass over in silence.
+
+    Raises:
+        UserError: a target or a pattern names no linear module, a module to save or to exclude is not there or is tied
+            to another, a layer has a number that no layer has.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    if isinstance(lora.target_modules, str):
-        return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
-    for target in lora.target_modules:
-        if target not in names:
-            raise UserError(
-                f"finetune.lora.target_modules: {target!r} matches no linear module\n{nearest(target, names)}"
-            )
+    modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules() if name}
+    linear = {name for name, module in modules.items() if _is_linear(module)}
+    asked = {
+        "target_modules": () if isinstance(lora.target_modules, str) else lora.target_modules,
+        "rank_pattern": lora.rank_pattern,
+        "alpha_pattern": lora.alpha_pattern,
+    }
+    for key, names in asked.items():
+        for name in names:
+            if name not in linear:
+                raise UserError(
+                    f"finetune.lora.{key}: {name!r} matches no linear module\n{nearest(name, linear)}"
+                )
+    for key in ("exclude_modules", "modules_to_save"):
+        for name in getattr(lora, key):
+            if name not in modules:
+                raise UserError(f"finetune.lora.{key}: {name!r} matches no module\n{nearest(name, modules)}")
+    ends = (model.get_output_embeddings(), model.get_input_embeddings())
+    both = [name for name in lora.modules_to_save if modules[name] in ends]
+    if both and ends[0].weight is ends[1].weight:
+        raise UserError(
+            f"finetune.lora.modules_to_save: {both[0]} is one weight for input and output in this model\n"
+            "way out: train all weights, or leave it out"
+        )
+    layers = config.get_text_config().num_hidden_layers
+    if beyond := [number for number in lora.layers_to_transform or () if not 0 <= number < layers]:
+        raise UserError(
+            f"finetune.lora.layers_to_transform: {beyond[0]} is no layer\nexpected: 0 to {layers - 1}"
+        )
 
 
 def _is_linear(module: Any) -> bool:

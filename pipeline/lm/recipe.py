@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,14 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * sequence_length
 
 
+def _noisy(alpha: float, module: nn.Module, _: tuple, embedded_BTD: Tensor) -> Tensor:
+    """NEFTune (arXiv:2310.05914). Drawn from torch's generator, which the loop seeds by step, so it resumes exactly."""
+    if not module.training:
+        return embedded_BTD
+    size = alpha / math.sqrt(embedded_BTD.shape[1] * embedded_BTD.shape[2])
+    return embedded_BTD + torch.empty_like(embedded_BTD).uniform_(-size, size)
+
+
 def counted(batch: Batch) -> Tensor:
     """How much each label counts, [B, T]: its weight, and without weights 1 where there is one."""
     return batch["weights"] if "weights" in batch else batch["labels"] != IGNORED
@@ -144,7 +153,7 @@ class LanguageModel:
     """Next-token training of one net on rows that hold several documents, each seen alone, or one each.
 
     build: makes the net with the weights to start from; a peft model trains its adapters only. sequence_length: tokens
-    a row, on average where rows are not packed.
+    a row, on average where rows are not packed. noise: NEFTune's alpha.
     """
 
     training: Training
@@ -153,6 +162,7 @@ class LanguageModel:
     held: Split | None
     sequence_length: int
     packed: bool = True
+    noise: float = 0.0
     flops_per_sample: float = 0.0
     balance_weight: float = 0.0
 
@@ -168,6 +178,8 @@ class LanguageModel:
         net = self.build()
         self.balance_weight = balance_weight(net.config)
         self.flops_per_sample = flops_per_token(net, self.sequence_length) * self.sequence_length
+        if self.noise:
+            net.get_input_embeddings().register_forward_hook(partial(_noisy, self.noise))
         if self.training.gradient_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
             net.enable_input_require_grads()

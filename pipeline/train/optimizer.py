@@ -8,13 +8,19 @@ from pipeline.run.config import Optimizer
 def parameter_groups(net: nn.Module, optimizer: Optimizer) -> list[dict]:
     """Trainable parameters of `net` in groups that a torch optimizer takes; each holds its peak rate as `peak`.
 
+    A parameter with an attribute `rate` learns at so many times the optimizer's AdamW rate.
+
     Muon takes the hidden matrices, two-dimensional weights of the repeated blocks; embeddings, the output head and
     vectors stay with AdamW, as its author advises (Jordan, 2024, "Muon: An optimizer for hidden layers").
     """
     hidden = _hidden_matrices(net) if optimizer.optim == "muon" else set()
     muon, decayed, plain = [], [], []
+    faster: dict[float, list[nn.Parameter]] = {}
     for parameter in net.parameters():
         if not parameter.requires_grad:
+            continue
+        if (rate := getattr(parameter, "rate", 1.0)) != 1:
+            faster.setdefault(rate, []).append(parameter)
             continue
         chosen = muon if id(parameter) in hidden else decayed if parameter.ndim >= 2 else plain
         chosen.append(parameter)
@@ -36,6 +42,9 @@ def parameter_groups(net: nn.Module, optimizer: Optimizer) -> list[dict]:
         dict(params=decayed, weight_decay=optimizer.weight_decay, **adamw),
         dict(params=plain, weight_decay=0.0, **adamw),
     ]
+    for rate, parameters in faster.items():
+        quick = adamw | {"peak": optimizer.learning_rate * rate}
+        groups.append(dict(params=parameters, weight_decay=optimizer.weight_decay, **quick))
     return [dict(group, lr=group["peak"]) for group in groups if group["params"]]
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pipeline.lm import lora, model
 from pipeline.lm.config import Lora
 from pipeline.lm.recipe import decoder_layers
+from pipeline.run.config import Optimizer
+from pipeline.run.errors import UserError
 from tests.tiny_language_model import ARCHITECTURES, VOCABULARY, random_documents, tiny_model, trained
 
 pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 under old names
@@ -141,3 +143,82 @@ def test_full_fine_tuning_changes_every_weight(tmp_path, architecture):
     before = weights(net)
     trained(tmp_path, DOCUMENTS, lambda: net)
     assert changed(before, weights(net)) == before.keys()
+
+
+def named(net: nn.Module, part: str) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in net.named_parameters() if part in name}
+
+
+def made(**settings: Any) -> PeftModel:
+    return lora.add_adapters(tiny_model("llama", 32), Lora(r=4, lora_alpha=6.0, **settings))
+
+
+def test_patterns_and_layers_say_where_adapters_are_and_how_large():
+    net = made(
+        rank_pattern={"q_proj": 2},
+        alpha_pattern={"q_proj": 5.0},
+        layers_to_transform=(1,),
+        exclude_modules=("up_proj",),
+    )
+    ranks = {name: parameter.shape[0] for name, parameter in named(net, "lora_A").items()}
+    assert all(".layers.1." in name and "up_proj" not in name for name in ranks) and len(ranks) == 6
+    assert {rank for name, rank in ranks.items() if "q_proj" in name} == {2}
+    assert {rank for name, rank in ranks.items() if "q_proj" not in name} == {4}
+    scaling = {
+        name: module.scaling["default"] for name, module in net.named_modules() if hasattr(module, "scaling")
+    }
+    assert {value for name, value in scaling.items() if "q_proj" in name} == {2.5} and 1.5 in scaling.values()
+
+
+def test_modules_to_save_learn_whole_and_travel_with_the_adapter(tmp_path):
+    net = made(modules_to_save=("lm_head",))
+    learnt = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert any("modules_to_save" in name and "lm_head" in name for name in learnt)
+    with torch.no_grad():
+        next(iter(named(net, "modules_to_save").values())).add_(0.5)
+    expected = logits(net)
+    lora.save_adapter(net, tmp_path, tmp_path)
+    again = PeftModel.from_pretrained(tiny_model("llama", 32), tmp_path)
+    assert torch.equal(logits(again), expected)
+    torch.testing.assert_close(logits(net.merge_and_unload()), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "orthogonal"])
+def test_a_beginning_of_another_kind_changes_no_output(kind):
+    torch.testing.assert_close(
+        logits(made(init_lora_weights=kind)), logits(tiny_model("llama", 32)), rtol=0, atol=2e-5
+    )
+
+
+def test_b_learns_faster_where_it_is_asked_to(tmp_path):
+    """Catches a ratio that reaches no group: after one step of AdamW each weight has moved by its rate."""
+    from pipeline.train.optimizer import parameter_groups
+
+    net = made(loraplus_lr_ratio=8.0)
+    groups = parameter_groups(net, Optimizer(learning_rate=1e-3))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert {rates[id(parameter)] for parameter in named(net, "lora_B").values()} == {8e-3}
+    assert {rates[id(parameter)] for parameter in named(net, "lora_A").values()} == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"rank_pattern": {"q_prj": 2}},
+            "rank_pattern: 'q_prj' matches no linear module\ndid you mean 'q_proj'",
+        ),
+        ({"modules_to_save": ("head",)}, "modules_to_save: 'head' matches no module\ndid you mean 'lm_head'"),
+        ({"exclude_modules": ("lm_had",)}, "exclude_modules: 'lm_had' matches no module"),
+        ({"layers_to_transform": (0, 2)}, "layers_to_transform: 2 is no layer\nexpected: 0 to 1"),
+    ],
+)
+def test_a_name_that_reaches_nothing_is_refused(settings, said):
+    with pytest.raises(UserError) as told:
+        lora.check_targets(tiny_model("llama", 32).config, Lora(**settings))
+    assert said in str(told.value)
+
+
+def test_a_tied_head_is_not_trained_apart_from_its_embedding():
+    with pytest.raises(UserError, match="lm_head is one weight for input and output"):
+        lora.check_targets(tiny_model("gpt2", 32).config, Lora(modules_to_save=("lm_head",)))
