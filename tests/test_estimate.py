@@ -49,6 +49,19 @@ def test_activations_grow_with_rows_as_measured(peaks, attention, precision):
     assert grown == pytest.approx(many - few, rel=0.01)  # measured at worst 0.08 %
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_experts_are_planned_without_their_weights(bf16):
+    """Catches a plan that ends in a traceback: without memory, torch multiplies experts' matrices in bf16 alone."""
+    model = small_llama()
+    fields = model.config | {"num_local_experts": 4, "num_experts_per_tok": 2}
+    model = model.model_copy(update={"architecture": "mixtral", "config": fields})
+    config = build_config(model, VOCABULARY, {}, LENGTH)
+    settings = training(train_batch_size=4, per_device_train_batch_size=4, bf16=bf16)
+    size = size_of(config, settings, LENGTH, None, ONE, "sdpa")
+    dense = needed(4, bf16=bf16).activations
+    assert dense < size.activations < 4 * dense
+
+
 def test_sharding_divides_what_each_stage_shards():
     whole = needed(launch=Launch(ONE.path, 1, 1, {}))
     for stage, shared in (

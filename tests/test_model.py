@@ -39,6 +39,16 @@ def test_a_model_that_takes_no_positions_is_not_packed():
         packs(True, rwkv)
 
 
+def test_a_field_may_have_the_name_that_the_hubs_files_give_it():
+    """Catches `num_experts` of Qwen3-MoE refused as unknown: its config knows it by another name."""
+    fields = {"moe_intermediate_size": 8, "intermediate_size": 32, "num_experts_per_tok": 2, **TINY}
+    assert config_of("qwen3_moe", num_experts=4, **fields).num_experts == 4
+    with pytest.raises(
+        UserError, match="model.config.num_expert is no field of qwen3_moe's config\ndid you mean"
+    ):
+        config_of("qwen3_moe", num_expert=4, **fields)
+
+
 def test_a_backend_that_the_architecture_lacks_is_refused_with_the_other():
     with pytest.raises(
         UserError, match="model.attention: sdpa with gptj: .*\nway out: model.attention: auto, or eager"
