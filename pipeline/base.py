@@ -42,9 +42,12 @@ def check(config: LanguageModelConfig) -> None:
 def _config_of(config: LanguageModelConfig) -> PretrainedConfig:
     from transformers import AutoConfig
 
+    from pipeline.lm.model import reconfigured
+
     name = str(config.model.pretrained)
     try:
-        return AutoConfig.from_pretrained(name, revision=config.model.revision)
+        found = AutoConfig.from_pretrained(name, revision=config.model.revision)
+        return reconfigured(found, config.model.config)
     except (OSError, ValueError) as error:
         raise UserError(
             f"model.pretrained {name}: {' '.join(str(error).split())[:200]}\n"
@@ -123,27 +126,29 @@ def _load(config: LanguageModelConfig) -> tuple[Any, Any]:
 
     name = str(config.model.pretrained)
     if name.startswith(PACKAGE):
-        return _from_gguf(gguf_in_package(name.removeprefix(PACKAGE)))
+        return _from_gguf(gguf_in_package(name.removeprefix(PACKAGE)), config.model.config)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name, revision=config.model.revision, dtype=torch.float32
+            name, config=_config_of(config), revision=config.model.revision, dtype=torch.float32
         )
         return model, AutoTokenizer.from_pretrained(name, revision=config.model.revision)
     except (OSError, ValueError) as error:
         raise UserError(f"model.pretrained {name}: {' '.join(str(error).split())[:300]}") from None
 
 
-def _from_gguf(path: Path) -> tuple[Any, Any]:
+def _from_gguf(path: Path, fields: dict[str, Any]) -> tuple[Any, Any]:
     """Dequantized to fp32; the model is rebuilt from its config so that nothing of the quantization is saved."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pipeline.lm.model import reconfigured
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     settings = quantized.config
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
-    model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(reconfigured(settings, fields), dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
     return model.eval(), tokenizer
 

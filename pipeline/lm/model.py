@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,8 @@ def build_config(
             f"{nearest(str(model.architecture), [name for name in CAUSAL])[:300]}"
         )
     limits = {"n_positions": positions, "max_position_embeddings": positions}
-    usual = AutoConfig.for_model(model.architecture)
-    aliases = {alias: getattr(usual, name, None) for alias, name in usual.attribute_map.items()}
-    known = limits | aliases | usual.to_dict()
-    for field in model.config:
-        if field not in known:
-            raise UserError(
-                f"model.config.{field} is no field of {model.architecture}'s config\n{nearest(field, known)[:300]}"
-            )
+    known = limits | _fields_of(AutoConfig.for_model(model.architecture))
+    _check_known(model.config, known, str(model.architecture))
     given = model.config.get("vocab_size", vocabulary_size)
     if given != vocabulary_size:
         raise UserError(
@@ -52,8 +47,51 @@ def build_config(
     config, error = _try_config(str(model.architecture), fields)
     if config is None:
         raise UserError(_refused_values(model, fields, known, error))
+    _check_rope(model.config, config)
     check_trainable(config, model.attention, positions)
     return config
+
+
+def reconfigured(config: PretrainedConfig, fields: dict[str, Any]) -> PretrainedConfig:
+    """A pretrained model's config with other values, which its weights must fit as they are.
+
+    Raises:
+        UserError: an unknown field, or one that changes a weight's shape.
+    """
+    if not fields:
+        return config
+    _check_known(fields, _fields_of(config), config.model_type)
+    settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+    changed, error = _try_config(config.model_type, settings | fields)
+    if changed is None:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"model.config: {why}\nway out: values that {config.model_type} takes")
+    _check_rope(fields, changed)
+    before, after = _shapes(config), _shapes(changed)
+    if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
+        raise UserError(
+            f"model.config: {', '.join(fields)} would change the shape of {moved[0]}, and the weights are pretrained\n"
+            "expected: fields that weights do not depend on, such as rope_parameters or max_position_embeddings"
+        )
+    return changed
+
+
+def _fields_of(config: PretrainedConfig) -> dict[str, Any]:
+    """A config's fields, under its own names and those that the Hub's files give them."""
+    aliases = {alias: getattr(config, name, None) for alias, name in config.attribute_map.items()}
+    return aliases | config.to_dict()
+
+
+def _check_known(fields: dict[str, Any], known: dict[str, Any], architecture: str) -> None:
+    for field in fields:
+        if field not in known:
+            raise UserError(
+                f"model.config.{field} is no field of {architecture}'s config\n{nearest(field, known)[:300]}"
+            )
+
+
+def _shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in _empty_model(config, "eager").state_dict().items()}
 
 
 def _try_config(
@@ -69,7 +107,9 @@ def _try_config(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it warns of is said in the refusal, once
     try:
-        config = AutoConfig.for_model(architecture, **fields)
+        config = AutoConfig.for_model(
+            architecture, **copy.deepcopy(fields)
+        )  # it fills the user's own dicts in
         _check_heads(config)
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -135,6 +175,30 @@ def check_trainable(
         )
     packs(packing, config)
     _empty_model(config, chosen(attention, config, True, sequence_length))
+
+
+def _check_rope(given: dict[str, Any], config: PretrainedConfig) -> None:
+    """Refuse scaled rotary positions that do not say from what length, or that end before the model's last position.
+
+    given: the user's fields, for transformers fills in what is missing.
+    """
+    found = given.get("rope_parameters") or given.get("rope_scaling") or {}
+    for rope in [found, *(part for part in found.values() if isinstance(part, dict))]:
+        kind, factor = rope.get("rope_type", "default"), rope.get("factor")
+        base = rope.get("original_max_position_embeddings")
+        if kind not in ("yarn", "llama3", "longrope", "dynamic") or not factor:
+            continue
+        if not base:
+            raise UserError(
+                f"rope_parameters: {kind} with factor {factor} does not say which length it stretches\n"
+                "way out: original_max_position_embeddings, the positions that the weights were trained on"
+            )
+        positions = positions_of(config)
+        if kind != "dynamic" and positions and positions > factor * base:
+            raise UserError(
+                f"rope_parameters: {kind} stretches {base} positions by {factor} to {factor * base:.0f}, "
+                f"and max_position_embeddings is {positions}\nway out: factor: {positions / base:g}"
+            )
 
 
 def _empty_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
