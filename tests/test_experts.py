@@ -10,7 +10,7 @@ from pipeline.data.packing import PackedDocuments, collate
 from pipeline.lm.config import Model
 from pipeline.lm.experts import routers_of
 from pipeline.lm.model import build_config, build_model
-from pipeline.lm.recipe import LanguageModel, TokenLoss, balance_weight
+from pipeline.lm.recipe import LanguageModel, TokenLoss, balance_weight, flops_per_token
 from pipeline.run.config import Training
 from pipeline.train.loop import Trainer, steps
 from tests.tiny_language_model import ALONE, ARCHITECTURES, INPUTS, VOCABULARY, random_documents, shard_of
@@ -130,3 +130,11 @@ def test_activation_checkpoints_are_heard_once(split):
 def test_dense_models_and_a_weight_of_zero_have_none():
     assert balance_weight(net_of(router_aux_loss_coef=0.0).config) == 0
     assert routers_of(net_of(router_aux_loss_coef=0.0)) is None
+
+
+def test_work_is_counted_for_the_experts_that_a_token_passes_through():
+    net = net_of()
+    inside = sum(p.numel() for name, p in net.named_parameters() if ".experts." in name)
+    outside = sum(p.numel() for p in net.parameters()) - inside - net.get_input_embeddings().weight.numel()
+    scores = 12 * 2 * 32 * LENGTH  # 12 L d T
+    assert inside > 0 and flops_per_token(net, LENGTH) == 6 * (outside + inside / 2) + scores

@@ -126,12 +126,17 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     """6 N + 12 L d T: forward and backward of the matrices and of the attention scores (arXiv:2204.02311, app. B).
 
-    N counts every parameter but the input embedding, unless it is tied to the output head.
+    N counts every parameter but the input embedding, unless it is tied to the output head; of experts, as many as a
+    token passes through.
     """
+    config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
     tied = model.get_output_embeddings().weight is embedding
-    matrices = sum(p.numel() for p in model.parameters()) - (0 if tied else embedding.numel())
-    config = model.config.get_text_config()
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
+    passed = getattr(config, "num_experts_per_tok", None) or experts
+    share = {True: passed / experts, False: 1.0}
+    matrices = sum(p.numel() * share[".experts." in name] for name, p in model.named_parameters())
+    matrices -= 0 if tied else embedding.numel()
     return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * sequence_length
 
 
