@@ -1,6 +1,7 @@
 """Catches a model that packed rows would train wrongly, and one that fails only after its weights were made."""
 
 import pytest
+from transformers import AutoConfig
 
 from pipeline.lm.attention import packs
 from pipeline.lm.config import Model
@@ -83,6 +84,11 @@ def test_stretched_positions_say_from_what_and_reach_the_last():
         config_of("llama", positions=64, rope_parameters=without, **long)
     with pytest.raises(UserError, match="stretches 16 positions by 2.0 to 32, .* is 64\nway out: factor: 4"):
         config_of("llama", positions=64, rope_parameters=YARN | {"factor": 2.0}, **long)
+
+
+def test_a_model_that_is_no_decoder_is_refused_in_words():
+    with pytest.raises(UserError, match="t5 is no decoder that transformers builds"):
+        packs("auto", AutoConfig.for_model("t5"))
 
 
 def test_a_row_longer_than_the_positions_is_refused():

@@ -102,7 +102,14 @@ def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> 
 
 
 def _class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
-    return AutoModelForCausalLM._model_mapping[type(config)]
+    """Raises UserError where transformers makes no decoder of the config."""
+    try:
+        return AutoModelForCausalLM._model_mapping[type(config)]
+    except KeyError:
+        raise UserError(
+            f"{config.model_type} is no decoder that transformers builds\n"
+            "expected: a model of AutoModelForCausalLM, such as a Llama, Qwen or Gemma"
+        ) from None
 
 
 def _head_width(config: PretrainedConfig) -> int | None:
