@@ -60,7 +60,7 @@ def _check_trainable(config: LanguageModelConfig, settings: PretrainedConfig) ->
 
     for section in (config.pretrain, config.finetune):
         if section:
-            check_trainable(settings, config.model.attention, section.sequence_length, section.packing)
+            check_trainable(settings, config.model.attention, section)
 
 
 def outside_files(config: LanguageModelConfig) -> dict[str, Path]:

@@ -23,16 +23,11 @@ def check(config: LanguageModelConfig) -> None:
     assert config.finetune is not None, "the stage exists only where its section does"
     check_launch(config.run, config.finetune, (1, 2, 3), config.finetune)
     if config.model.architecture and config.tokenizer:
-        from pipeline.lm.lora import check_targets
         from pipeline.lm.model import build_config, check_trainable
 
         positions = config.pretrain.sequence_length
         settings = build_config(config.model, vocabulary_of(config.tokenizer), {}, positions)
-        check_trainable(
-            settings, config.model.attention, config.finetune.sequence_length, config.finetune.packing
-        )
-        if config.finetune.lora:
-            check_targets(settings, config.finetune.lora)
+        check_trainable(settings, config.model.attention, config.finetune)
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:
@@ -101,17 +96,16 @@ def _model(context: Context, base: Path) -> Any:
     """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
     from pipeline.lm.attention import chosen
     from pipeline.lm.freezing import freeze
-    from pipeline.lm.lora import add_adapters, check_targets
+    from pipeline.lm.lora import add_adapters
     from pipeline.lm.model import check_trainable, config_of, load_model
 
     training, asked = context.config.finetune, context.config.model.attention
     settings = config_of(base)
-    check_trainable(settings, asked, training.sequence_length, training.packing)
+    check_trainable(settings, asked, training)
     model = load_model(base, attention=chosen(asked, settings, training.bf16, training.sequence_length))
     if training.lora is None:
         freeze(model, training.freeze)
         return model
-    check_targets(model.config, training.lora)
     return add_adapters(model, training.lora)
 
 

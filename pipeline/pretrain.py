@@ -24,10 +24,10 @@ def check(config: LanguageModelConfig) -> None:
     assert config.pretrain is not None, "the stage exists only where its section does"
     check_launch(config.run, config.pretrain, (1, 2, 3), config.pretrain)
     if config.model.architecture and config.tokenizer:
-        from pipeline.lm.attention import packs
+        from pipeline.lm.model import check_trainable
 
         settings = _fresh_config(config, vocabulary_of(config.tokenizer), {})
-        packs(config.pretrain.packing, settings)
+        check_trainable(settings, config.model.attention, config.pretrain)
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:
@@ -113,7 +113,7 @@ def _model(context: Context, tokenizer: Any) -> Any:
     from pipeline.lm.model import build_model, check_trainable, load_model
 
     config, training, settings = context.config, context.config.pretrain, _settings(context, tokenizer)
-    check_trainable(settings, config.model.attention, training.sequence_length, training.packing)
+    check_trainable(settings, config.model.attention, training)
     attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
     pretrained = config.model.pretrained
     model = (

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.lm.config import Model
+from pipeline.lm.config import Finetune, Model, Pretrain
 from pipeline.run.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def build_config(
     if config is None:
         raise UserError(_refused_values(model, fields, known, error))
     _check_rope(model.config, config)
-    check_trainable(config, model.attention, positions)
+    check_fits(config, model.attention, positions)
     return config
 
 
@@ -157,15 +157,13 @@ def positions_of(config: PretrainedConfig) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def check_trainable(
-    config: PretrainedConfig, attention: str, sequence_length: int, packing: bool | str = "auto"
-) -> None:
-    """Refuse a model that rows of `sequence_length` cannot train; an empty model is built.
+def check_fits(config: PretrainedConfig, attention: str, sequence_length: int) -> PreTrainedModel:
+    """The empty model, where it has positions for rows of this length and the attention backend computes what it needs.
 
     Raises:
-        UserError: too few positions, a backend that computes something else, packing of what cannot be kept apart.
+        UserError: it has too few positions, or the backend computes something else.
     """
-    from pipeline.lm.attention import chosen, packs
+    from pipeline.lm.attention import chosen
 
     positions = positions_of(config)
     if positions is not None and sequence_length > positions:
@@ -173,8 +171,25 @@ def check_trainable(
             f"sequence_length {sequence_length} is longer than the model's {positions} positions\n"
             f"way out: sequence_length of at most {positions}, or a larger max_position_embeddings"
         )
-    packs(packing, config)
-    _empty_model(config, chosen(attention, config, True, sequence_length))
+    return _empty_model(config, chosen(attention, config, True, sequence_length))
+
+
+def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain | Finetune) -> None:
+    """Refuse what cannot be trained as asked, before a weight loads.
+
+    Raises:
+        UserError: as check_fits, packing of what cannot be kept apart, names of frozen weights or adapted modules that
+            are not there.
+    """
+    from pipeline.lm.attention import packs
+    from pipeline.lm.freezing import freeze
+    from pipeline.lm.lora import check_targets
+
+    model = check_fits(config, attention, training.sequence_length)
+    packs(training.packing, config)
+    freeze(model, training.freeze)
+    if lora := getattr(training, "lora", None):
+        check_targets(config, lora)
 
 
 def _check_rope(given: dict[str, Any], config: PretrainedConfig) -> None:

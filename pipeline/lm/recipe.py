@@ -20,6 +20,7 @@ from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.attention import apart, boundaries, implementation_of, packs
 from pipeline.lm.config import Finetune, Lora, Pretrain
 from pipeline.lm.experts import Balance, balance_weight, routers_of
+from pipeline.lm.freezing import freeze
 from pipeline.lm.lora import add_adapters
 from pipeline.lm.machine import kernels
 from pipeline.run.activations import kept_bytes
@@ -258,6 +259,7 @@ def size_of(
         model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation_of(attention))
         flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size
         total = sum(parameter.numel() for parameter in model.parameters())
+        freeze(model, training.freeze)
         net = add_adapters(model, lora) if lora else model
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))
