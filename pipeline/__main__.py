@@ -106,6 +106,7 @@ def _open(given: argparse.Namespace) -> tuple[Any, tuple]:
 
 
 def _run(given: argparse.Namespace) -> int:
+    from pipeline.run.outside import record_of, refresh
     from pipeline.run.stage import decisions
 
     config, stages = _open(given)
@@ -116,6 +117,9 @@ def _run(given: argparse.Namespace) -> int:
         for stage in stages:
             print(f"{stage.name:12} {found[stage.name].action:11} {found[stage.name].reason}")
         return 0
+    for stage in stages:
+        if found[stage.name].action == "up to date":
+            refresh(record_of(Path(config.run.output_dir), stage.name), stage.reads)
     if all(decision.action == "up to date" for decision in found.values()):
         print(f"{config.run.output_dir}: all {len(stages)} stages are up to date, nothing to do")
         for name, decision in found.items():

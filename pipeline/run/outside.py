@@ -5,6 +5,7 @@ as unchanged without reading it; one whose time alone differs is hashed. So "not
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,31 @@ def judge(record: Path, reads: Callable[[], Files]) -> Decision:
     }
     changed = "; ".join(f"{kind} since: {_some(names)}" for kind, names in found.items() if names)
     return Decision("conflict", changed) if changed else Decision("up to date")
+
+
+def refresh(record: Path, reads: Callable[[], Files]) -> None:
+    """Note the new times of files that were touched and found the same, so that they are not read at every look.
+
+    To be called where `judge` finds a stage up to date. A run that may not be written to stays as it is.
+    """
+    if not record.is_file() or not os.access(record.parent, os.W_OK):
+        return
+    before = _read(record)
+    try:
+        now = reads()
+    except UserError:  # the files are gone, which `judge` says
+        return
+    if before.keys() == now.keys():
+        fresh = {name: _seen(before[name], path) for name, path in now.items()}
+        if fresh != before:
+            write_json(record, fresh)
+
+
+def _seen(before: list[Any], path: Path) -> list[Any]:
+    """`before` with the file's new time, if it is still the same at that time; what changed meanwhile is seen later."""
+    size, time, digest = before
+    now = _stamp(path)
+    return [*now, digest] if now[0] == size and now[1] != time and digest_of(path) == digest else before
 
 
 def _read(record: Path) -> dict[str, list[Any]]:

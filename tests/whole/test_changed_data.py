@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.run import artifact, outside
 from pipeline.run.artifact import Decision
 from pipeline.run.errors import UserError
-from pipeline.run.files import write_json
+from pipeline.run.files import digest_of, write_json
 from pipeline.run.stage import decisions, execute, open_recipe
 from recipes.common.images import digits
 from tests.helpers import ROOT
@@ -159,6 +159,40 @@ def test_nothing_is_read_to_see_that_nothing_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(outside, "digest_of", lambda path: pytest.fail(f"{path} was read"))
     known = {path.name: path for path in sorted(tmp_path.glob("*.txt"))}
     assert outside.judge(record, lambda: known) == Decision("up to date")
+
+
+def test_a_touched_file_is_read_once_and_then_known_by_its_new_time(tmp_path, monkeypatch):
+    file, record = tmp_path / "corpus.txt", tmp_path / "record" / "stage.json"
+    file.write_text("a corpus")
+    outside.keep(record, outside.snapshot({"corpus.txt": file}))
+    os.utime(file, (1, 1))
+    read = []
+    monkeypatch.setattr(outside, "digest_of", lambda path: read.append(path) or digest_of(path))
+    looks = []
+    for _ in range(3):
+        looks.append(outside.judge(record, lambda: {"corpus.txt": file}))
+        outside.refresh(record, lambda: {"corpus.txt": file})
+    assert looks == [Decision("up to date")] * 3 and read == [
+        file,
+        file,
+    ]  # to judge, and to be sure of what is noted
+    file.write_text("a changed one")
+    assert outside.judge(record, lambda: {"corpus.txt": file}).action == "conflict"
+
+
+def test_a_record_is_refreshed_where_it_can_be(tmp_path):
+    """Catches a look that fails because the run is somebody else's, or its files are gone."""
+    outside.refresh(tmp_path / "none.json", dict)
+    record = tmp_path / "stage.json"
+    outside.keep(record, {"a.txt": [1, 2, "digest"]})
+    before = record.read_bytes()
+
+    def gone() -> dict:
+        raise UserError("no file matches")
+
+    outside.refresh(record, gone)
+    outside.refresh(record, dict)
+    assert record.read_bytes() == before
 
 
 def test_a_picture_more_in_a_folder_is_seen(tmp_path):
