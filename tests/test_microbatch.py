@@ -81,7 +81,7 @@ def test_a_run_that_is_begun_keeps_its_micro_batch(quickstart, device, tmp_path,
     config, stage = quickstart
     device(1e15)
     begun = with_micro_batch(config, stage, tmp_path)
-    (tmp_path / "identity.json").write_text(json.dumps(record(begun, stage)))
+    (tmp_path / "micro_batch.json").write_text(json.dumps(record(begun, stage)))
     device(1.0)
     assert (
         with_micro_batch(config, stage, tmp_path).pretrain.per_device_train_batch_size == 1

@@ -13,6 +13,7 @@ from pipeline.run.config import Loop
 from pipeline.run.launch import Launch, read_launch
 from pipeline.run.memory import memory
 from pipeline.run.plan import UNPLANNED, Batches
+from pipeline.run.stage import MICRO_BATCH
 
 # Of a device's memory: a plan is off by up to a tenth, and the CUDA context, communication buckets and fragments of the
 # allocator come on top. A CPU, which computes no faster for it, gets no larger micro-batch than UNPLANNED.
@@ -41,14 +42,14 @@ def record(config: Any, stage: Any) -> dict[str, Any]:
     """What `kept` has to say of a run that begins now."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     samples = Batches.derive(getattr(config, stage.name), processes).micro
-    return {"micro_batch": {"processes": processes, "samples": samples}}
+    return {"processes": processes, "samples": samples}
 
 
 def _begun(kept: Path | None, processes: int) -> int | None:
-    file = kept / "identity.json" if kept else None
+    file = kept / MICRO_BATCH if kept else None
     if not file or not file.is_file() or not any(kept.glob("step-*")):
         return None
-    found = json.loads(file.read_text()).get("micro_batch", {})
+    found = json.loads(file.read_text())
     return found.get("samples") if found.get("processes") == processes else None
 
 

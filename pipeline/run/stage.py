@@ -23,6 +23,8 @@ from pipeline.run.shipped import RECIPES, find_recipe
 from pipeline.run.supervise import claim, follow_launcher
 from pipeline.run.terminal import divert, report_error
 
+MICRO_BATCH = "micro_batch.json"  # beside the checkpoints: how their steps were cut; no part of what they are
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -247,7 +249,8 @@ def _reserve(
     if stage.launched:
         checkpoints.mkdir(parents=True, exist_ok=True)
         started = {"identity": stage.identity, "inputs": {name: made.digest for name, made in inputs.items()}}
-        write_json(checkpoints / "identity.json", started | begun)
+        write_json(checkpoints / "identity.json", started)
+        write_json(checkpoints / MICRO_BATCH, begun)
 
 
 def main(name: str) -> None:
