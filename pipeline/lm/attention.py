@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 DOCUMENTS = "documents"  # under this name transformers finds `document_attention`
 IMPLEMENTATIONS = {"flash": DOCUMENTS}
 PACKABLE = {"full_attention", "sliding_attention", "chunked_attention"}  # what a mask keeps apart
-# Take masks of [B, T] alone; or count positions from another number than 0: packed, they would learn ones never used.
-OTHERWISE = {"openai-gpt", "xlm", "camembert", "data2vec-text", "roberta", "roberta-prelayernorm"}
-OTHERWISE |= {"xlm-roberta", "xlm-roberta-xl"}
+# Architectures that would take packed rows, and learn from them something else than they are used for.
+OTHERWISE = dict.fromkeys(("openai-gpt", "xlm"), "takes masks of [B, T] alone") | dict.fromkeys(
+    ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+    "counts positions from another number than 0",
+)
 FUSED = {"full_attention", "sliding_attention"}  # what torch's fused kernels compute of one document
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 # On a CPU one document at a time costs more than it saves in short rows. Tokens/s of a training step over flash's, T of
@@ -68,16 +70,21 @@ def packs(asked: bool | str, config: PretrainedConfig) -> bool:
         UserError: packing is asked of layers that cannot keep them apart.
     """
     mixing = set(kinds_of_layers(config.get_text_config())) - PACKABLE
-    taken = inspect.signature(_class_of(config).forward).parameters
-    known = set() if config.model_type in OTHERWISE else taken.keys()
-    unheard = [] if mixing else sorted({"attention_mask", "position_ids"} - known)
-    if asked is True and (mixing or unheard):
-        why = f"has {', '.join(sorted(mixing))} layers" if mixing else f"takes no {' and no '.join(unheard)}"
+    unheard = {"attention_mask", "position_ids"} - inspect.signature(
+        _class_of(config).forward
+    ).parameters.keys()
+    if mixing:
+        why = f"has {', '.join(sorted(mixing))} layers"
+    elif unheard:
+        why = f"takes no {' and no '.join(sorted(unheard))}"
+    else:
+        why = OTHERWISE.get(config.model_type)
+    if asked is True and why:
         raise UserError(
             f"packing: {config.model_type} {why}: documents in one row would meet\n"
             "way out: packing: auto, one document a row"
         )
-    return bool(asked) and not mixing and not unheard
+    return bool(asked) and not why
 
 
 def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> str | None:
@@ -230,11 +237,15 @@ def document_attention(
             scaling=scaling,
             **others,
         )
+    assert all(others.get(name) is None for name in ("softcap", "s_aux", "position_bias")), (
+        "`lacking` refuses these"
+    )
     rows, heads, positions, _ = query_BHTD.shape
     flat = [_flat(tensor) for tensor in (query_BHTD, key_BKTD, value_BKTD)]
     if query_BHTD.device.type == "cpu":
-        seen = _one_by_one(*flat, attention_mask, dropout, scaling, sliding_window)
+        seen = _one_by_one(*flat, attention_mask.flatten(), dropout, scaling, sliding_window)
     else:
+        assert not dropout, "`lacking` refuses it"
         seen = _varlen(*flat, attention_mask.flatten(), positions, scaling, sliding_window)
     return seen.view(rows, positions, heads, -1), None
 
@@ -289,13 +300,13 @@ def _one_by_one(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
+    boundaries_N: Tensor,
     dropout: float,
     scale: float | None,
     window: int | None,
 ) -> Tensor:
     """sdpa's causal path for a document at a time: [B T, H, D]."""
-    found = mask.flatten().diff().tolist()
+    found = boundaries_N.diff().tolist()
     parts = zip(query.split(found), key.split(found), value.split(found), strict=True)
     seen = [
         _causal(*(part.transpose(0, 1)[None] for part in three), dropout, scale, window) for three in parts

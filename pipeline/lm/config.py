@@ -11,7 +11,8 @@ from pipeline.run.config import Run, Section, Training, how, what
 from pipeline.run.plan import check_optimizer
 
 COMPILE = (
-    "compile the decoder's layers; auto: where there is a compiler and the run is long enough to pay for it"
+    "compile the decoder's layers, where rows are packed; auto: where there is a compiler and the run is long enough "
+    "to pay for it"
 )
 PACKING = (
     "several documents a row, each seen alone; false: one a row, of about the same length a step; auto: packed unless "

@@ -30,7 +30,7 @@ class Routers:
     """What the routers of a model say during one forward, collected as transformers itself would."""
 
     def __init__(self, model: nn.Module):
-        self.choices = _config_of(model).get_text_config().num_experts_per_tok
+        self.choices = model.config.get_text_config().num_experts_per_tok
         self._said: list[Tensor] | None = None
         for recorder in _recorders(model):
             for name, module in model.named_modules():
@@ -71,11 +71,7 @@ class Routers:
 
 def routers_of(model: nn.Module) -> Routers | None:
     """Where the model has a balance loss, and routers that transformers can record."""
-    return Routers(model) if balance_weight(_config_of(model)) and _recorders(model) else None
-
-
-def _config_of(model: nn.Module) -> PretrainedConfig:
-    return model.config
+    return Routers(model) if balance_weight(model.config) and _recorders(model) else None
 
 
 def _recorders(model: nn.Module) -> list[Any]:

@@ -10,7 +10,7 @@ from pipeline.run.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora) -> PeftModel:
@@ -75,18 +75,13 @@ def _never_adapted(model: PreTrainedModel) -> list[str]:
     return [*(["out_proj"] if state_space else []), *routers]
 
 
-def check_targets(config: PretrainedConfig, lora: Lora) -> None:
-    """Refuse names that reach nothing in the architecture, which peft would pass over in silence.
+def check_targets(model: PreTrainedModel, lora: Lora) -> None:
+    """Refuse names that reach nothing in the model, empty or not, which peft would pass over in silence.
 
     Raises:
         UserError: a target or a pattern names no linear module, a module to save or to exclude is not there or is tied
             to another, a layer has a number that no layer has.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
     modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules() if name}
     linear = {name for name, module in modules.items() if _is_linear(module)}
     asked = {
@@ -111,7 +106,7 @@ def check_targets(config: PretrainedConfig, lora: Lora) -> None:
             f"finetune.lora.modules_to_save: {both[0]} is one weight for input and output in this model\n"
             "way out: train all weights, or leave it out"
         )
-    layers = config.get_text_config().num_hidden_layers
+    layers = model.config.get_text_config().num_hidden_layers
     if beyond := [number for number in lora.layers_to_transform or () if not 0 <= number < layers]:
         raise UserError(
             f"finetune.lora.layers_to_transform: {beyond[0]} is no layer\nexpected: 0 to {layers - 1}"

@@ -107,9 +107,8 @@ def _try_config(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it warns of is said in the refusal, once
     try:
-        config = AutoConfig.for_model(
-            architecture, **copy.deepcopy(fields)
-        )  # it fills the user's own dicts in
+        # transformers fills in what is missing in the dicts that it is given: those of a recipe are its identity.
+        config = AutoConfig.for_model(architecture, **copy.deepcopy(fields))
         _check_heads(config)
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -189,7 +188,7 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
     packs(training.packing, config)
     freeze(model, training.freeze)
     if lora := getattr(training, "lora", None):
-        check_targets(config, lora)
+        check_targets(model, lora)
 
 
 def _check_rope(given: dict[str, Any], config: PretrainedConfig) -> None:

@@ -22,7 +22,7 @@ from pipeline.lm.config import Finetune, Lora, Pretrain
 from pipeline.lm.experts import Balance, balance_weight, routers_of
 from pipeline.lm.freezing import freeze
 from pipeline.lm.lora import add_adapters
-from pipeline.lm.machine import kernels
+from pipeline.lm.machine import compiled, kernels
 from pipeline.run.activations import kept_bytes
 from pipeline.run.config import Training
 from pipeline.run.launch import Launch
@@ -190,7 +190,7 @@ class LanguageModel:
             net.gradient_checkpointing_enable({"use_reentrant": False})
             net.enable_input_require_grads()
         assert self.training.torch_compile != "auto", "decided where a recipe is opened"
-        if self.training.torch_compile and self.packed:  # a scan over a row's positions is not a graph
+        if compiled(self.training, self.packed):
             for layer in decoder_layers(net):
                 layer.compile()
         return {"model": TokenLoss(net.train(), self.packed)}
@@ -264,25 +264,21 @@ def size_of(
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))
     shape = (Batches.derive(training, launch.num_processes).micro, sequence_length)
-    activations = _activations(net, config, training, shape, launch.zero_stage is not None)
+    packed = packs(training.packing, config)
+    activations = _activations(TokenLoss(net, packed), config, training, shape, launch.zero_stage is not None)
     parameters = total + (trained if lora else 0)
-    return Size(parameters, trained, moments, flops, activations, kernels(attention, training))
+    return Size(parameters, trained, moments, flops, activations, kernels(attention, training, packed))
 
 
 def _activations(
-    net: PreTrainedModel,
-    config: PretrainedConfig,
-    training: Pretrain | Finetune,
-    shape: tuple[int, int],
-    zero: bool,
+    net: TokenLoss, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
 ) -> float:
     """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the logits beside that."""
-    packed = packs(training.packing, config)
 
     def forward() -> Tensor:
         rows_BT = torch.zeros(shape, dtype=torch.long)
         each_row = torch.arange(0, shape[0] * shape[1] + 1, shape[1], dtype=torch.int32)
-        return TokenLoss(net.train(), packed)(rows_BT, rows_BT, rows_BT, rows_BT, None, each_row)
+        return net.train()(rows_BT, rows_BT, rows_BT, rows_BT, None, each_row)
 
     dtype = torch.bfloat16 if training.bf16 and zero else torch.float32
     if getattr(config.get_text_config(), "num_experts_per_tok", None):

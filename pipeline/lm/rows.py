@@ -43,4 +43,4 @@ def said_of(rows: Rows, config: PretrainedConfig) -> str | None:
         return None
     mixing = set(kinds_of_layers(config.get_text_config())) - PACKABLE
     why = f"{', '.join(sorted(mixing))} layers carry state along a row" if mixing else "as asked"
-    return f"one document a row, {why}; {rows.padding:.0%} of the positions are padding"
+    return f"one document a row, {why}; {rows.padding:.0%} of the positions are padding, and no layer is compiled"

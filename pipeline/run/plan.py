@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pipeline.run.config import Loop, Optimizer
 from pipeline.run.errors import UserError
 
-UNPLANNED = (
-    8  # samples of a micro-batch at most, where nobody said how many and no GPU's memory is to be filled
-)
+# Samples of a micro-batch at most, where nobody said how many and no GPU's memory is to be filled.
+UNPLANNED = 8
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def mask_or_none(place: Place) -> Said:
 
 
 def attention(place: Place) -> Said:
-    """A step of a Llama on packed rows, a document every 512 tokens on average: flash against the dense mask.
+    """A step of a Llama on packed rows, eight documents a row on average: flash against the dense mask.
 
     Time and peak memory; sdpa is left out where its mask would be larger than a billion entries.
     """

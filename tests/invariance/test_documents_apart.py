@@ -51,7 +51,7 @@ def precise(model, precision: str) -> tuple[TokenLoss, AbstractContextManager]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_token_bears_on_itself_and_the_rest_of_its_document_alone(
     tmp_path, architecture, attention, precision
@@ -69,7 +69,7 @@ def test_a_token_bears_on_itself_and_the_rest_of_its_document_alone(
             assert torch.equal((after != before).any(dim=-1), expected), f"row {row}, position {position}"
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash"])
 @pytest.mark.parametrize("changed", [0, 1, 2])
 def test_documents_longer_than_a_block_of_keys_stay_apart(tmp_path, attention, changed):
     batch = packed(tmp_path, LONG, 600, 550, 30)
@@ -83,7 +83,7 @@ def test_documents_longer_than_a_block_of_keys_stay_apart(tmp_path, attention, c
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_padding_bears_on_neither_the_loss_nor_a_gradient(tmp_path, architecture, attention, precision):
     batch = packed(tmp_path, 14, 4, 7, 3, 9)

@@ -217,10 +217,10 @@ def test_b_learns_faster_where_it_is_asked_to(tmp_path):
 )
 def test_a_name_that_reaches_nothing_is_refused(settings, said):
     with pytest.raises(UserError) as told:
-        lora.check_targets(tiny_model("llama", 32).config, Lora(**settings))
+        lora.check_targets(tiny_model("llama", 32), Lora(**settings))
     assert said in str(told.value)
 
 
 def test_a_tied_head_is_not_trained_apart_from_its_embedding():
     with pytest.raises(UserError, match="lm_head is one weight for input and output"):
-        lora.check_targets(tiny_model("gpt2", 32).config, Lora(modules_to_save=("lm_head",)))
+        lora.check_targets(tiny_model("gpt2", 32), Lora(modules_to_save=("lm_head",)))
