@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from pipeline.data.packing import PackedDocuments, collate
@@ -130,6 +131,11 @@ def test_activation_checkpoints_are_heard_once(split):
 def test_dense_models_and_a_weight_of_zero_have_none():
     assert balance_weight(net_of(router_aux_loss_coef=0.0).config) == 0
     assert routers_of(net_of(router_aux_loss_coef=0.0)) is None
+    doge = AutoConfig.for_model(
+        "doge", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64
+    )
+    assert balance_weight(doge) > 0 and not doge.is_moe  # a weight, and nothing to weigh
+    assert routers_of(AutoModelForCausalLM.from_config(doge)) is None
 
 
 def test_work_is_counted_for_the_experts_that_a_token_passes_through():

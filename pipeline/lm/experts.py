@@ -29,15 +29,12 @@ class Balance(NamedTuple):
 class Routers:
     """What the routers of a model say during one forward, collected as transformers itself would."""
 
-    def __init__(self, model: nn.Module):
-        self.choices = model.config.get_text_config().num_experts_per_tok
+    def __init__(self, routers: list[tuple[nn.Module, int]], choices: int):
+        """routers: each with the place of its logits in what it returns; choices: experts a token."""
+        self.choices = choices
         self._said: list[Tensor] | None = None
-        for recorder in _recorders(model):
-            for name, module in model.named_modules():
-                if isinstance(module, recorder.target_class) and (recorder.layer_name or "") in name:
-                    module.register_forward_hook(
-                        lambda _, __, output, at=recorder.index: self._hear(output, at)
-                    )
+        for module, at in routers:
+            module.register_forward_hook(lambda _, __, output, at=at: self._hear(output, at))
 
     def listen(self) -> None:
         self._said = []
@@ -70,13 +67,22 @@ class Routers:
 
 
 def routers_of(model: nn.Module) -> Routers | None:
-    """Where the model has a balance loss, and routers that transformers can record."""
-    return Routers(model) if balance_weight(model.config) and _recorders(model) else None
+    """Where the model has a balance loss, and routers: some architectures have both only if their config says so."""
+    routers = _routers(model) if balance_weight(model.config) else []
+    return Routers(routers, model.config.get_text_config().num_experts_per_tok) if routers else None
 
 
-def _recorders(model: nn.Module) -> list[Any]:
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel) and "router_logits" in (module._can_record_outputs or {}):
-            found = module._can_record_outputs["router_logits"]
-            return list(found) if isinstance(found, list | tuple) else [found]
-    return []
+def _routers(model: nn.Module) -> list[tuple[nn.Module, int]]:
+    """The modules whose outputs transformers records as router logits, and which of their outputs."""
+    recorded = [
+        module._can_record_outputs["router_logits"]
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel) and "router_logits" in (module._can_record_outputs or {})
+    ]
+    recorders = recorded[0] if recorded else []
+    return [
+        (module, recorder.index)
+        for recorder in (recorders if isinstance(recorders, list | tuple) else [recorders])
+        for name, module in model.named_modules()
+        if isinstance(module, recorder.target_class) and (recorder.layer_name or "") in name
+    ]
