@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.chat import ChatEncoder
 from pipeline.data.config import Corpus
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
@@ -21,6 +22,7 @@ from pipeline.run.results import Score
 from pipeline.run.stage import Context
 from pipeline.scores.answers import MultipleChoice
 from pipeline.scores.bits import DocumentBits, read_lines
+from pipeline.scores.calls import ToolCalls
 from pipeline.scores.conversations import ConversationLoss
 from pipeline.scores.parsing import ParsedFunctions
 from pipeline.scores.score import BASE, FINE_TUNED, Part, Settings
@@ -90,6 +92,9 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
         if asked.conversations:
             window = config.finetune.sequence_length if config.finetune else settings.window
             yield ConversationLoss(shard, rows, window, asked.conversations, config.corpus is None, settings)
+        if asked.tool_calls and any(row.get("tools") for row in rows):
+            encoder = ChatEncoder(load_tokenizer(base), config.chat.loss, config.chat.unwritten)
+            yield ToolCalls(rows, encoder, asked.tool_calls, settings)
         if asked.multiple_choice:
             yield MultipleChoice(rows, load_tokenizer(base), asked.multiple_choice, settings)
 

@@ -90,6 +90,7 @@ class ChatTemplate(Template):
             UserError: nothing is taught; the template refuses the conversation, leaves out or alters a part of it,
                 writes turns before an answer differently once it follows, or ends an answer without a control token.
         """
+        messages, tools = self.with_tools_as_text(messages, tools)
         answers = taught_answers(messages, taught)
         written, shift = self.as_written(messages)
         tools = self.place_for(tools)
@@ -112,6 +113,7 @@ class ChatTemplate(Template):
 
     def prompt(self, messages: list[Message], tools: tuple[dict, ...] = ()) -> str:
         """What generation is prompted with, masked as rows are."""
+        messages, tools = self.with_tools_as_text(messages, tools)
         return self.render(self.as_written(messages)[0], self.place_for(tools), add_generation_prompt=True)
 
     def _answer(

@@ -6,11 +6,12 @@ as plain text: `<|end|>` typed by a user is spelled out and ends nothing.
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pipeline.data.answers import ChatTemplate, Rendered, Span, Taught
+from pipeline.data.config import Unwritten
 from pipeline.data.template import OPEN, Message
 from pipeline.run.errors import UserError
 from tokenizer.encode import encode
@@ -85,7 +86,7 @@ class ChatEncoder:
         self,
         tokenizer: "PreTrainedTokenizerFast",
         taught: Taught = "assistant",
-        unwritten: Literal["error", "drop"] = "error",
+        unwritten: Unwritten = "error",
     ) -> None:
         self.tokenizer, self.taught = tokenizer, taught
         self.template = ChatTemplate(tokenizer, unwritten)

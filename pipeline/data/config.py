@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from pipeline.run.config import Section, what
 
+Unwritten = Literal["error", "drop", "text"]
 OVERLAP = "training rows that are held out as well, but for white space: leave out and count, or count"
 
 
@@ -35,14 +36,12 @@ class Corpus(Section):
 class ChatSource(Section):
     """Where conversations come from, and which of them are held out."""
 
-    source: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "wordnet"] = (
-        what(
-            "auto", "kind of source; auto: by the files' endings, also .gz, .bz2, .xz and .zst, or a dataset"
-        )
+    source: Literal[
+        "auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "stdlib_calls", "wordnet"
+    ] = what(
+        "auto", "kind of source; auto: by the files' endings, also .gz, .bz2, .xz and .zst, or a dataset"
     )
-    path: str | None = what(
-        None, "as in corpus; wordnet: the folder or .deb of wordnet-base; stdlib_docstrings: none"
-    )
+    path: str | None = what(None, "as in corpus; wordnet: the folder or .deb of wordnet-base; stdlib_*: none")
     split: str = what("train", "datasets only: the split to read")
     format: Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text"] = what(
         "auto", "shape of the rows; auto: by their columns, the first row deciding for all"
@@ -51,7 +50,7 @@ class ChatSource(Section):
         None, "column of a list of messages; none: messages or conversations, or no such list"
     )
     held_out: float = what(
-        0.1, "share of keys held out; for stdlib_docstrings the same files as the corpus", gt=0, lt=1
+        0.1, "share of keys held out; for stdlib_* the same files as the corpus", gt=0, lt=1
     )
     repeats: float = what(
         1.0, "how often each training row is there: 2.5 is twice, and half of them once more", gt=0
@@ -69,8 +68,10 @@ class Chat(ChatSource):
     loss: Literal["assistant", "last_assistant", "completion", "all"] = what(
         "assistant", "what is taught: every answer, the last, those after the last user turn, or every token"
     )
-    unwritten: Literal["error", "drop"] = what(
-        "error", "tools and thinking that the chat template has no place for: stop, or leave out and count"
+    unwritten: Unwritten = what(
+        "error",
+        "tools and thinking that the chat template has no place for: stop, or leave out and count; text: tools and "
+        "calls are written as text, and thinking stops",
     )
     held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
 

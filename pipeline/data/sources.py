@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.data import rows, stdlib, tables
+from pipeline.data import rows, stdlib, stdlib_calls, tables
 from pipeline.data.config import Chat, ChatSource, Corpus
 from pipeline.data.conversation import Conversation, Document
 from pipeline.data.formats import Formats
@@ -292,6 +292,14 @@ def _docstrings(chat: Chat, row: Row) -> list[Conversation]:
     return [_asked_and_answered(f"{row.key}::{pair.name}", pair) for pair in pairs]
 
 
+def _calls(chat: Chat, row: Row) -> list[Conversation]:
+    try:
+        calls = stdlib_calls.calls_of(_decoded(row), row.key)
+    except SyntaxError as error:
+        raise BadRow(f"not Python: {error.msg}\nexpected: a module that parses", error.lineno) from None
+    return [_asked_and_called(f"{row.key}::{call.name}", call) for call in calls]
+
+
 def _definition(chat: Chat, row: Row) -> list[Conversation]:
     return [_asked_and_answered(row.key, row.value)]
 
@@ -302,6 +310,12 @@ def _asked_and_answered(key: str, pair: stdlib.Pair) -> Conversation:
         {"role": "assistant", "content": pair.answer},
     )
     return Conversation(key, (user, assistant))
+
+
+def _asked_and_called(key: str, call: stdlib_calls.Call) -> Conversation:
+    function = {"name": call.function, "arguments": call.arguments}
+    answer = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    return Conversation(key, ({"role": "user", "content": call.request}, answer), call.tools)
 
 
 def _table_row(parse: Parser) -> Parser:
@@ -338,5 +352,6 @@ BY_FILE: dict[str, tuple[Reader, Parser]] = {
     "stdlib": (rows.file_rows, _module),
     "text": (rows.file_rows, _text_file),
     "stdlib_docstrings": (rows.file_rows, _docstrings),
+    "stdlib_calls": (rows.file_rows, _calls),
     "wordnet": (rows.wordnet_rows, _definition),
 }

@@ -60,7 +60,7 @@ def docstring_pairs(source: str) -> list[Pair]:
         warnings.simplefilter("ignore")  # invalid escapes in the parsed source are no concern of ours
         tree = ast.parse(source)
     pairs: dict[str, Pair] = {}
-    for owners, function in _public_functions(tree.body, ()):
+    for owners, function in public_functions(tree.body, ()):
         pair = _docstring_pair(owners, function)
         if pair:
             pairs.setdefault(pair.name, pair)
@@ -70,15 +70,15 @@ def docstring_pairs(source: str) -> list[Pair]:
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def _public_functions(
+def public_functions(
     nodes: Iterable[ast.AST], owners: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Function]]:
-    """(names of the enclosing classes, function), also below `if` and `try`."""
+    """(names of the enclosing classes, function) of what has no leading underscore, also below `if` and `try`."""
     for node in nodes:
         if isinstance(node, ast.If | ast.Try | ast.ExceptHandler):
-            yield from _public_functions(ast.iter_child_nodes(node), owners)
+            yield from public_functions(ast.iter_child_nodes(node), owners)
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield from _public_functions(node.body, (*owners, node.name))
+            yield from public_functions(node.body, (*owners, node.name))
         elif isinstance(node, Function) and not node.name.startswith("_"):
             yield owners, node
 

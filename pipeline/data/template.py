@@ -10,8 +10,10 @@ import json
 import re
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from pipeline.data.config import Unwritten
+from pipeline.data.tools_as_text import tools_as_text
 from pipeline.run.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,15 +50,14 @@ class Template:
     notes: what was done otherwise than one might expect, in words, and how often.
 
     Args:
-        unwritten: what becomes of tools and thinking that the template has no place for: refused, or left out.
+        unwritten: what becomes of tools and thinking that the template has no place for: refused, or left out; `text`:
+            tools and calls are written as tools_as_text has them, thinking is refused.
 
     Raises:
         UserError: there is no template, or it writes no contents.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, unwritten: Literal["error", "drop"] = "error"
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, unwritten: Unwritten = "error") -> None:
         if tokenizer.chat_template is None:
             raise UserError(
                 f"the tokenizer {tokenizer.name_or_path} has no chat template\n"
@@ -123,6 +124,18 @@ class Template:
         first = {**written[1], "content": f"{written[0]['content']}\n\n{written[1]['content']}"}
         return self.shaped([first, *written[2:]]), 1
 
+    def with_tools_as_text(
+        self, messages: list[Message], tools: tuple[dict, ...]
+    ) -> tuple[list[Message], tuple[dict, ...]]:
+        """(messages, tools) as they are, unless the template cannot write them and they are to be text."""
+        calls = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
+        if self.unwritten != "text" or not (tools or calls):
+            return messages, tools
+        if (self.writes_tools or not tools) and (self.call_style or not calls):
+            return messages, tools
+        self.note("tools and calls written as text: the template has no place for them")
+        return tools_as_text(messages, tools), ()
+
     def _message(self, message: Message) -> Message:
         kept = {key: value for key, value in message.items() if key not in ("train", "weight")}
         kept = self.mask(kept)
@@ -130,7 +143,8 @@ class Template:
             return kept
         if self.call_style is None:
             raise UserError(
-                "the chat template writes no tool calls\nway out: another template, or none of these rows"
+                "the chat template writes no tool calls\n"
+                "way out: chat.unwritten=text to write them as text, another template, or none of these rows"
             )
         nothing, form = self.call_style
         calls = [
@@ -148,7 +162,8 @@ class Template:
         if self.unwritten == "error":
             raise UserError(
                 "the chat template has no place for tools\n"
-                "way out: chat.unwritten=drop to leave them out and count it, or a template that writes them"
+                "way out: chat.unwritten=text to write them as text, chat.unwritten=drop to leave them out and count "
+                "it, or a template that writes them"
             )
         self.note("tools left out: the template has no place for them")
         return ()

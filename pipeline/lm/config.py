@@ -174,6 +174,11 @@ class Evaluate(Section):
     conversations: int = what(
         256, "held-out conversations scored before and after fine-tuning; 0: none", ge=0
     )
+    tool_calls: int = what(
+        100,
+        "held-out answers that call a tool, asked of the model and checked against its schema; 0: none",
+        ge=0,
+    )
     multiple_choice: int = what(100, "questions of the multiple-choice task run by lm-eval; 0: none", ge=0)
     bootstrap_samples: int = what(1000, "resamples behind each interval", ge=100)
     seed: int = what(0, "seed of sampling and bootstrap", ge=0)

@@ -34,8 +34,10 @@ class MultipleChoice:
         self, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, count: int, settings: Settings
     ) -> None:
         self.settings = settings
-        # A conversation of which the template rewrites earlier turns stands there once for each of its rows.
-        conversations = [messages for messages, _ in groupby(row["messages"] for row in rows) if messages]
+        # A conversation of which the template rewrites earlier turns stands there once for each of its rows. Those with
+        # tools are asked otherwise: pipeline/scores/calls.py.
+        plain = (row["messages"] for row in rows if not row.get("tools"))
+        conversations = [messages for messages, _ in groupby(plain) if messages]
         seed = settings.seed_of("choices")
         self.questions = build_questions(ChatEncoder(tokenizer), conversations, count, settings.window, seed)
         self.units = found = len(self.questions.asked)

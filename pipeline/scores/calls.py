@@ -1,0 +1,190 @@
+"""Tool calls on held-out conversations: can they be read, do they fit the schema, are they the ones asked for?"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pipeline.data.chat import ChatEncoder, Messages
+from pipeline.lm.decoding import sample_batch
+from pipeline.run.results import Score
+from pipeline.scores.intervals import wilson_interval
+from pipeline.scores.score import BASE, FINE_TUNED, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+TOKENS = 256  # of an answer at most; less where that would be more than half the window
+VERDICTS = {
+    "read": "hold a call as JSON with a name and arguments",
+    "valid": "call tools that were offered, with arguments that fit their JSON schemas",
+    "right": "make the calls of the held-out answer: the same tools in the same order with equal arguments",
+}
+
+Call = dict[str, Any]  # {"name", "arguments"}
+
+
+class Asked(NamedTuple):
+    """A conversation up to an answer that calls tools: its ids, the tools on offer, and the calls that are right."""
+
+    key: str
+    prompt: list[int]
+    tools: tuple[dict[str, Any], ...]
+    calls: list[Call]
+
+
+def calls_in(text: str) -> list[Call]:
+    """The calls in what a model wrote: JSON objects with a name and arguments, alone or in lists, whatever is around.
+
+    `parameters` stands for arguments, too; arguments may be JSON text of an object.
+    """
+    decoder, found, place = json.JSONDecoder(), [], 0
+    while 0 <= (place := _next_json(text, place)):
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (json.JSONDecodeError, RecursionError):
+            place += 1
+            continue
+        found += [call for one in (value if isinstance(value, list) else [value]) if (call := _call(one))]
+    return found
+
+
+def _next_json(text: str, place: int) -> int:
+    return min((at for at in (text.find("{", place), text.find("[", place)) if at >= 0), default=-1)
+
+
+def _call(value: Any) -> Call | None:
+    if not isinstance(value, dict):
+        return None
+    value = value["function"] if isinstance(value.get("function"), dict) else value
+    arguments = value.get("arguments", value.get("parameters"))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (json.JSONDecodeError, RecursionError):
+            return None
+    named = isinstance(value.get("name"), str) and isinstance(arguments, dict)
+    return {"name": value["name"], "arguments": arguments} if named else None
+
+
+def fits(call: Call, tools: tuple[dict[str, Any], ...]) -> bool:
+    """Whether the tool was offered, and takes such arguments: none it does not name, all that it requires."""
+    import jsonschema
+
+    offered = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    if call["name"] not in offered:
+        return False
+    schema = {"additionalProperties": False, **offered[call["name"]]}
+    if "properties" not in schema:
+        del schema["additionalProperties"]
+    return jsonschema.Draft202012Validator(schema).is_valid(call["arguments"])
+
+
+class ToolCalls:
+    """What a model answers greedily where the held-out answer calls a tool.
+
+    Args:
+        rows: JSON lines {key, messages, tools} of held-out conversations; of each, the first answer that calls counts.
+        encoder: with the chat template and the settings of training.
+        count: conversations at most.
+    """
+
+    name, models = "tool_calls", (BASE, FINE_TUNED)
+
+    def __init__(
+        self, rows: list[dict[str, Any]], encoder: ChatEncoder, count: int, settings: Settings
+    ) -> None:
+        self.settings = settings
+        self.tokens = min(TOKENS, settings.window // 2)
+        # A conversation of which the template rewrites earlier turns stands there once for each of its rows.
+        calling = list({row["key"]: row for row in rows if _first_call(row["messages"]) is not None}.values())
+        self.held_out = len(calling)
+        drawn = np.random.default_rng(settings.seed_of("calls")).permutation(len(calling))
+        self.asked: list[Asked] = []
+        self.unread = self.long = 0
+        for index in drawn if count else ():
+            if len(self.asked) == count:
+                break
+            self._take(calling[index], encoder)
+        self.units = len(self.asked)
+        self.missing = self._missing(count)
+
+    def _take(self, row: dict[str, Any], encoder: ChatEncoder) -> None:
+        messages, tools = row["messages"], tuple(row.get("tools", ()))
+        place = _first_call(messages)
+        answer = "".join(
+            piece.answer for piece in encoder.lay_out(_one_answer(messages, place), tools)[-1].pieces
+        )
+        prompt = encoder.prompt_ids(messages[:place], tools)
+        right = [call for one in messages[place]["tool_calls"] if (call := _call(one))]
+        if calls_in(answer) != right:
+            self.unread += 1
+        elif len(prompt) + self.tokens > self.settings.window:
+            self.long += 1
+        else:
+            self.asked.append(Asked(row["key"], prompt, tools, right))
+
+    def _missing(self, count: int) -> str:
+        if self.units == min(count, self.held_out):
+            return (
+                "" if self.units == count else f"only {self.units} of {count} answers that call are held out"
+            )
+        return (
+            f"{self.units} of {count} answers are asked for: {self.long} have prompts too long for the window of "
+            f"{self.settings.window}, and {self.unread} calls the template writes as no JSON"
+        )
+
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+        """What the model wrote, and of each answer whether it can be read, is valid, and is right."""
+        from tqdm import tqdm
+
+        step, out = self.settings.batch_size, self.settings.progress
+        written: list[str] = []
+        batches = range(0, self.units, step)
+        for begin in tqdm(batches, desc="tool calls", file=out, disable=not out.isatty()):
+            part = self.asked[begin : begin + step]
+            prompts = [one.prompt for one in part]
+            ids = sample_batch(model, tokenizer, prompts, self.tokens, None, 1.0, [0] * len(part))
+            written += tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+        found = [calls_in(text) for text in written]
+        pairs = list(zip(found, self.asked, strict=True))
+        valid = [bool(calls) and all(fits(call, asked.tools) for call in calls) for calls, asked in pairs]
+        right = [calls == asked.calls for calls, asked in pairs]
+        return {"written": written, "read": [bool(calls) for calls in found], "valid": valid, "right": right}
+
+    def scores(self, measured: dict[str, dict[str, Any]]) -> list[Score]:
+        return [
+            Score(
+                name=f"tool calls {verdict}",
+                model=model,
+                value=sum(found[verdict]) / self.units,
+                interval=wilson_interval(sum(found[verdict]), self.units),
+                unit="share",
+                count=self.units,
+                protocol=self._protocol(meaning),
+                better="higher",
+            )
+            for verdict, meaning in reversed(VERDICTS.items())
+            for model, found in measured.items()
+        ]
+
+    def detail(self) -> dict[str, Any]:
+        return {"keys": [one.key for one in self.asked], "calls": [one.calls for one in self.asked]}
+
+    def _protocol(self, meaning: str) -> str:
+        return (
+            f"share of greedy answers, {self.tokens} tokens at most, that {meaning}; where held-out conversations call "
+            f"a tool for the first time, prompted as training renders them; {self.settings.precision}; Wilson interval"
+        )
+
+
+def _first_call(messages: Messages) -> int | None:
+    return next((place for place, message in enumerate(messages) if message.get("tool_calls")), None)
+
+
+def _one_answer(messages: Messages, place: int) -> Messages:
+    """The conversation up to and with the answer at `place`, which alone is taught."""
+    before = [m | {"train": False} if m["role"] == "assistant" else m for m in messages[:place]]
+    return [*before, {key: value for key, value in messages[place].items() if key not in ("train", "weight")}]
