@@ -18,6 +18,7 @@ from pipeline.data.ledger import Ledger
 from pipeline.data.overlap import digest, held_out_digests
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
 from pipeline.data.supervision import SHOWN, print_supervision, supervision
+from pipeline.data.turns import Tally
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
@@ -48,7 +49,8 @@ def describe(config: LanguageModelConfig) -> str:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write the shards, NAME.held_out.jsonl, ledger.json, supervision.json and, where rows were skipped, skipped.jsonl.
+    """Write the shards, NAME.held_out.jsonl, ledger.json, turns.json, supervision.json and, where rows
+    were skipped, skipped.jsonl.
 
     Returns:
         `vocabulary_size`; of each shard `SHARD.documents`, `.tokens`, `.bytes` (of the answers in conversations) and
@@ -67,8 +69,9 @@ def run(context: Context) -> dict[str, Any]:
     skipped: Skipped = []
     ledgers: list[dict[str, Any]] = []
     notes: dict[str, int] = {}
+    tallies = {split: Tally() for split in SPLITS}
     for kind in kinds(context.config.corpus, context.config.chat, tokenizer, skipped):
-        tokens_in, overlapping = write(kind, context, vocabulary_size, tokenizer_digest(directory))
+        tokens_in, overlapping = write(kind, context, vocabulary_size, tokenizer_digest(directory), tallies)
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
         require_rows(kind, shards, skipped)
         for shard, count in zip(shards, tokens_in.values(), strict=True):
@@ -79,6 +82,9 @@ def run(context: Context) -> dict[str, Any]:
         if overlapping:
             fate = "kept" if kind.source.held_out_overlap == "keep" else "left out"
             notes[f"training {kind.name} {fate}: the same are held out"] = overlapping
+    if context.config.chat:
+        found = {split: tally.as_json() for split, tally in tallies.items()}
+        write_json(context.out / "turns.json", found)
     if context.config.chat and context.config.finetune:
         found = supervision_of(context.out, context.config, context.inputs, SHOWN)
         write_json(context.out / "supervision.json", found)
@@ -99,7 +105,10 @@ def supervision_of(
     tokenizer = load_tokenizer(tokenizer_directory(inputs))
     length = config.finetune.sequence_length if config.finetune else 0
     shards = {split: Shard.open(directory, f"conversations.{split}") for split in SPLITS}
-    return {split: supervision(shard, tokenizer, length, shown) for split, shard in shards.items()}
+    turns = json.loads((directory / "turns.json").read_text())
+    return {
+        split: supervision(shard, tokenizer, length, shown) | turns[split] for split, shard in shards.items()
+    }
 
 
 def say(notes: dict[str, int], out: TextIO) -> None:
@@ -133,11 +142,11 @@ def checked_vocabulary(tokenizer: "PreTrainedTokenizerFast", directory: Path) ->
 
 
 def write(
-    kind: Kind, context: Context, vocabulary_size: int, tokenizer_sha256: str
+    kind: Kind, context: Context, vocabulary_size: int, tokenizer_sha256: str, tallies: dict[str, Tally]
 ) -> tuple[dict[str, int], int]:
     """Encode every row of `kind` into the shard of its split.
 
-    Line i of NAME.held_out.jsonl is document i of the shard.
+    Line i of NAME.held_out.jsonl is document i of the shard. What conversations hold is added to `tallies`, by split.
 
     Returns:
         The tokens encoded for each split; how many training rows are held out as well.
@@ -164,7 +173,10 @@ def write(
             for split, part in parts.items():
                 for kept, encoded in kind.encode(part):
                     tokens_in[split] += int(encoded.lengths.sum())
-                    writers[split].add(*encoded)
+                    writers[split].add(encoded.ids, encoded.lengths, encoded.byte_lengths, encoded.targets)
+                    if encoded.roles is not None:
+                        names = [sources.name_of_source(kind.source, row.key) for row in kept]
+                        tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
                     if split == HELD_OUT:
                         lines.writelines(as_line(kind.record(row)) for row in kept)
     return tokens_in, overlapping

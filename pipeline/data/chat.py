@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.data.answers import ChatTemplate, Rendered, Span, Taught
 from pipeline.data.config import Unwritten
 from pipeline.data.template import OPEN, Message
+from pipeline.data.turns import Turns, turns_of
 from pipeline.run.errors import UserError
 from tokenizer.encode import encode
 
@@ -36,11 +37,16 @@ class Piece(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A row ready to encode: its pieces, its rendered text, and the UTF-8 bytes of the assistant's words."""
+    """A row ready to encode: its pieces, its rendered text, and the UTF-8 bytes of the assistant's words.
+
+    ends: int64 [2 P], where in the rendered text the prompt and the answer of each of P pieces end.
+    """
 
     pieces: list[Piece]
     rendered: Rendered
     answer_bytes: int
+    ends: np.ndarray
+    turns: Turns
 
 
 class Encoded(NamedTuple):
@@ -48,12 +54,14 @@ class Encoded(NamedTuple):
 
     ids: [N].  lengths: int64 [D].  byte_lengths: int64 [D], UTF-8 bytes of the assistant's contents, or the document's.
     targets: uint8 [N], 1 where the token is supervised, or fp32 weights; None: documents, in which every token is.
+    roles: uint8 [N], of ROLES; None: documents.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     byte_lengths: np.ndarray
     targets: np.ndarray | None
+    roles: np.ndarray | None = None
 
 
 def encode_conversation(
@@ -98,7 +106,8 @@ class ChatEncoder:
         Raises:
             UserError: as ChatTemplate.rows.
         """
-        return [self._layout(row) for row in self.template.rows(messages, tools, self.taught)]
+        shown = self.template.mask(self.template.with_tools_as_text(messages, tools)[0])
+        return [self._layout(row, shown) for row in self.template.rows(messages, tools, self.taught)]
 
     def document(self, text: str) -> Layout:
         """A text between the tokenizer's separators, every token of it taught."""
@@ -106,27 +115,30 @@ class ChatEncoder:
         opening, closing = (self.tokenizer.decode([token]) for token in (bos, eos))
         pieces = [Piece("", opening, bos), Piece("", text, None), Piece("", closing, eos)]
         whole = f"{opening}{self.template.mask(text)}{closing}"
-        return Layout(pieces, Rendered(whole, ((0, len(whole)),)), len(text.encode()))
+        return Layout(
+            pieces, Rendered(whole, ((0, len(whole)),)), len(text.encode()), _ends(pieces), turns_of("", [])
+        )
 
     def prompt_ids(self, messages: Messages, tools: tuple[dict, ...] = ()) -> list[int]:
         """What generation is prompted with, encoded as rows are."""
-        layout = self._layout(Rendered(self.template.prompt(messages, tools), ()))
+        layout = self._layout(Rendered(self.template.prompt(messages, tools), ()), [])
         return self.encode([layout]).ids.tolist()
 
-    def _layout(self, row: Rendered) -> Layout:
+    def _layout(self, row: Rendered, messages: Messages) -> Layout:
+        cut = list(self._cut(row))
         pieces = [
             piece._replace(
                 prompt=self.template.unmasked(piece.prompt), answer=self.template.unmasked(piece.answer)
             )
-            for piece in self._cut(row)
+            for piece in cut
         ]
         words = sum(len(piece.answer.encode()) for piece in pieces if piece.token is None)
-        return Layout(pieces, row, words)
+        return Layout(pieces, row, words, _ends(cut), turns_of(row.text, messages))
 
     def encode(self, layouts: Sequence[Layout]) -> Encoded:
         """The tokens of `layouts`, one after the other; at least one layout."""
         if self._beside_control_tokens:
-            return _joined([self._by_offsets(layout.rendered) for layout in layouts], layouts)
+            return _joined([self._by_offsets(layout) for layout in layouts], layouts)
         texts = [piece for layout in layouts for piece in layout.pieces if piece.token is None]
         encoded = self._encode_texts(
             text for piece in texts for text in (piece.prompt, piece.prompt + piece.answer)
@@ -140,6 +152,7 @@ class ChatEncoder:
             lengths=np.add.reduceat(counts, begins),
             byte_lengths=np.array([layout.answer_bytes for layout in layouts]),
             targets=np.repeat(_targets(layouts), counts),
+            roles=np.repeat(np.concatenate([layout.turns.at(layout.ends) for layout in layouts]), counts),
         )
 
     def _encode_texts(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
@@ -182,12 +195,13 @@ class ChatEncoder:
         ]
         return ours != self.tokenizer(layout.rendered.text, add_special_tokens=False)["input_ids"]
 
-    def _by_offsets(self, row: Rendered) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, targets) of the text encoded in one go; a token is supervised where it ends within a span.
+    def _by_offsets(self, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(ids, targets, roles) of the text encoded in one go; a token is supervised where it ends within a span.
 
         Raises:
             ValueError: a content holds a control token, which would become one here.
         """
+        row = layout.rendered
         if OPEN in row.text:
             raise ValueError(
                 f"a content holds a control token of {self.tokenizer.name_or_path}, which reads texts only beside "
@@ -198,7 +212,7 @@ class ChatEncoder:
         targets = np.zeros(len(ends), np.float32 if row.weights else np.uint8)
         for (first, last), weight in zip(row.spans, row.weights or (1,) * len(row.spans), strict=True):
             targets[(ends > first) & (ends <= last)] = weight
-        return np.array(encoded["input_ids"], np.uint32), targets
+        return np.array(encoded["input_ids"], np.uint32), targets, layout.turns.at(ends)
 
 
 def separators(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
@@ -224,14 +238,20 @@ def _targets(layouts: Sequence[Layout]) -> np.ndarray:
     return np.array(pairs, np.float32).ravel()
 
 
-def _joined(rows: list[tuple[np.ndarray, np.ndarray]], layouts: Sequence[Layout]) -> Encoded:
-    ids, targets = zip(*rows, strict=True)
+def _joined(rows: list[tuple[np.ndarray, ...]], layouts: Sequence[Layout]) -> Encoded:
+    ids, targets, roles = zip(*rows, strict=True)
     return Encoded(
         ids=np.concatenate(ids),
         lengths=np.array([len(row) for row in ids]),
         byte_lengths=np.array([layout.answer_bytes for layout in layouts]),
         targets=np.concatenate(targets),
+        roles=np.concatenate(roles),
     )
+
+
+def _ends(pieces: Sequence[Piece]) -> np.ndarray:
+    """Where the prompt and the answer of each piece end, in characters: int64 [2 P]."""
+    return np.cumsum([len(half) for piece in pieces for half in (piece.prompt, piece.answer)])
 
 
 def _divide(whole: str, begin: int, end: int, spans: Sequence[Span]) -> tuple[str, str]:

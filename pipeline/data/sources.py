@@ -89,6 +89,13 @@ def repeats_of(source: Corpus | Chat, key: str) -> int:
     return whole + (int.from_bytes(digest[:8], "big") / 2**64 < part.repeats - whole)
 
 
+def name_of_source(source: Chat, key: str) -> str:
+    """Which of the chat sources the row under this key comes from, in a few words."""
+    part, _ = _part_of(source, key)
+    own = part.path if part.source == "auto" and part.path else part.source
+    return f"{key.partition('/')[0]} {own}" if source.sources else own
+
+
 def on_bad_row_of(source: Corpus | Chat, key: str) -> str:
     """What becomes of the row under this key where it cannot be used, by the source that it comes from."""
     return (_part_of(source, key)[0] if isinstance(source, Chat) else source).on_bad_row

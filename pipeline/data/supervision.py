@@ -76,6 +76,9 @@ def print_supervision(name: str, found: dict[str, Any], out: TextIO, shown: int)
             f"  {found['longer_than_sequence_length']:,} are longer than finetune.sequence_length, by "
             f"{found['tokens_beyond_sequence_length']:,} tokens in all\n"
         )
+    for name, counts in (found.get("by_source", {}) | found.get("by_role", {})).items():
+        rows = f"{counts['rows']:,} rows, " if "rows" in counts else ""
+        out.write(f"  {name}: {rows}{counts['tokens']:,} tokens, {counts['taught_tokens']:,} taught\n")
     for number, segments in enumerate(found["shown"][:shown], 1):
         out.write(f"\n--- row {number} of those shown\n")
         for text, taught in segments:

@@ -2,6 +2,7 @@
 
 import base64
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,24 @@ def taught(found: dict[str, Any]) -> Part | None:
     """What the conversations teach: figures a split, and rows of which the taught parts stand out."""
     if not found:
         return None
-    keys = [key for key in next(iter(found.values())) if key != "shown"]
+    apart = ("shown", "by_source", "by_role")
+    keys = [key for key in next(iter(found.values())) if key not in apart]
     rows = [[words(key), *(quantity(key, split[key]) for split in found.values())] for key in keys]
     heads = ["", *(words(split) for split in found)]
     shown = [_taught_row(segments) for split in found.values() for segments in split["shown"]]
     note = element("p", "Green is taught; the rest is what the model is given.", class_="note")
     rest = [folded(f"{len(shown) - 1} more rows", *shown[1:])] if shown[1:] else []
-    return Part("taught", "What is taught", join([table(heads, rows, (1, 2)), note, *shown[:1], *rest]))
+    parts = [table(heads, rows, (1, 2)), *_turns(next(iter(found.values()))), note, *shown[:1], *rest]
+    return Part("taught", "What is taught", join(parts))
+
+
+def _turns(training: dict[str, Any]) -> Iterator[Markup]:
+    """What the sources of the training rows hold, and what stands in whose turn."""
+    for title, key in (("source", "by_source"), ("whose turn", "by_role")):
+        if counts := training.get(key):
+            keys = list(next(iter(counts.values())))
+            rows = [[name, *(quantity(key, one[key]) for key in keys)] for name, one in counts.items()]
+            yield table([title, *map(words, keys)], rows, tuple(range(1, len(keys) + 1)))
 
 
 def _taught_row(segments: list[list[Any]]) -> Markup:
