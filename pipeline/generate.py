@@ -12,6 +12,7 @@ from pipeline.lm.prompts import chat_prompt, document_prompt, stop_ids
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
+from pipeline.run.terminal import bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -54,7 +55,6 @@ def run(context: Context) -> dict[str, Any]:
 def _samples(context: Context, kind: str, made: Path, prompts: Sequence[str]) -> list[dict[str, Any]]:
     """Prompts one by one: sample i owes nothing to the others, rounding included."""
     import torch
-    from tqdm import tqdm
 
     from pipeline.lm.model import load_model, load_tokenizer
 
@@ -63,10 +63,9 @@ def _samples(context: Context, kind: str, made: Path, prompts: Sequence[str]) ->
     tokenizer = load_tokenizer(made / "model")
     prompts_ids = [_prompt_ids(tokenizer, kind, prompt) for prompt in prompts]
     model = load_model(made / "model").to("cuda" if torch.cuda.is_available() else "cpu")
-    bar = tqdm(prompts_ids, desc=kind, file=context.terminal, disable=not context.terminal.isatty())
     return [
         {"kind": kind, "prompt": prompts[index], **entry}
-        for index, ids in enumerate(bar)
+        for index, ids in enumerate(bar(prompts_ids, kind, context.terminal))
         for entry in _both_ways(model, tokenizer, ids, context.config.generate, kind, index)
     ]
 

@@ -15,7 +15,7 @@ from pipeline.data import sources
 from pipeline.data.config import Chat, ChatSource, Corpus
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
-from pipeline.data.overlap import digest, held_out_digests
+from pipeline.data.overlap import digest
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
 from pipeline.data.supervision import SHOWN, print_supervision, supervision
 from pipeline.data.turns import Tally
@@ -23,6 +23,7 @@ from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context, Stage, directory_of
+from pipeline.run.terminal import bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -152,7 +153,10 @@ def write(
         The tokens encoded for each split; how many training rows are held out as well.
     """
     tokens_in, overlapping = dict.fromkeys(SPLITS, 0), 0
-    held = held_out_digests(kind.source)
+    held = {
+        digest(row)
+        for row in bar(sources.held_out_rows(kind.source), f"held-out {kind.name}", context.terminal)
+    }
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -161,7 +165,7 @@ def write(
             for split in SPLITS
         }
         lines = stack.enter_context(open(context.out / f"{kind.name}.held_out.jsonl", "w", encoding="utf-8"))
-        for rows in batches(progress(kind, context), kind.size, kind.batch_characters):
+        for rows in batches(bar(kind.rows(), kind.name, context.terminal), kind.size, kind.batch_characters):
             parts = divide(rows, kind.source)
             apart = [row for row in parts[TRAIN] if digest(row) not in held]
             overlapping += len(parts[TRAIN]) - len(apart)
@@ -236,12 +240,6 @@ def counts(shard: Shard) -> dict[str, float]:
 
 def as_line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def progress(kind: Kind, context: Context) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    return tqdm(kind.rows(), desc=kind.name, file=context.terminal, disable=not context.terminal.isatty())
 
 
 def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:

@@ -13,6 +13,7 @@ from pipeline.data.config import Corpus
 from pipeline.lm.config import LanguageModelConfig, Tokenizer
 from pipeline.run.errors import UserError
 from pipeline.run.stage import Context
+from pipeline.run.terminal import bar
 from tokenizer.evaluate import evaluate
 from tokenizer.files import load, save
 from tokenizer.train import LONGEST_RUN, Shortened, VocabularyError, train
@@ -50,7 +51,7 @@ def run(context: Context) -> dict[str, Any]:
     """
     corpus, wanted = context.config.corpus, context.config.tokenizer
     reading = Reading(corpus)
-    shortened = Shortened(reading.training_texts())
+    shortened = Shortened(bar(reading.training_texts(), "reading documents", context.terminal))
     if wanted.pretrained:
         tokenizer = _bring(wanted, context.out)
         for _ in shortened:

@@ -95,6 +95,10 @@ class ChatTemplate(Template):
         written, shift = self.as_written(messages)
         tools = self.place_for(tools)
         if taught == "all":
+            if any({"train", "weight"} & message.keys() for message in messages):
+                self.note(
+                    "train and weight of messages left out of account: chat.loss=all teaches every token alike"
+                )
             text = self.render(written, tools)
             self._require(messages, text, text)
             return [Rendered(text, ((0, len(text)),))]

@@ -6,6 +6,7 @@ as plain text: `<|end|>` typed by a user is spelled out and ends nothing.
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -162,7 +163,8 @@ class ChatEncoder:
         return dict(zip(unique, np.split(ids, np.cumsum(lengths)[:-1]), strict=True)) if unique else {}
 
     def _cut(self, row: Rendered) -> Iterable[Piece]:
-        """Cut at control tokens. A span ends with one, so a text is supervised from some place to its end, or not."""
+        """Cut at control tokens, and where a span that the template marks ends between two of them: a text is then
+        supervised from some place to its end, or not at all."""
         text, spans, done = row.text, row.spans, 0
         weights = row.weights or (1.0,) * len(spans)
 
@@ -170,16 +172,19 @@ class ChatEncoder:
             """The weight of the span that ends last before or at `place`, or that holds it."""
             return next((w for (_, last), w in zip(spans, weights, strict=True) if place <= last), 1.0)
 
+        def texts(begin: int, end: int) -> Iterable[Piece]:
+            stops = sorted({stop for _, stop in spans if begin < stop < end})
+            for first, last in pairwise([begin, *stops, end] if begin < end else []):
+                yield Piece(*_divide(text, first, last, spans), None, weight_at(last))
+
         for control in self.template.control.finditer(text):
-            if control.start() > done:
-                yield Piece(*_divide(text, done, control.start(), spans), None, weight_at(control.start()))
+            yield from texts(done, control.start())
             token = self._controls[control.group().strip()]
             yield Piece(
                 *_divide(text, control.start(), control.end(), spans), token, weight_at(control.end())
             )
             done = control.end()
-        if len(text) > done:
-            yield Piece(*_divide(text, done, len(text), spans), None)
+        yield from texts(done, len(text))
 
     @cached_property
     def _beside_control_tokens(self) -> bool:

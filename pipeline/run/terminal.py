@@ -3,10 +3,13 @@
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from pipeline.run.errors import Interrupted, UserError
+
+T = TypeVar("T")
 
 
 def divert(log: Path) -> TextIO:
@@ -24,6 +27,13 @@ def divert(log: Path) -> TextIO:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     return terminal
+
+
+def bar(items: Iterable[T], words: str, terminal: TextIO, total: int | None = None) -> Iterable[T]:
+    """The items, with a bar of how many went by where `terminal` is one; it goes away with the last of them."""
+    from tqdm import tqdm
+
+    return tqdm(items, words, total, leave=False, file=terminal, disable=not terminal.isatty())
 
 
 def report_error(error: Exception, logs: Path | None, name: str) -> int:

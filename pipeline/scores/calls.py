@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.data.chat import ChatEncoder, Messages
 from pipeline.lm.decoding import sample_batch
 from pipeline.run.results import Score
+from pipeline.run.terminal import bar
 from pipeline.scores.intervals import wilson_interval
 from pipeline.scores.score import BASE, FINE_TUNED, Settings
 
@@ -138,12 +139,10 @@ class ToolCalls:
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         """What the model wrote, and of each answer whether it can be read, is valid, and is right."""
-        from tqdm import tqdm
-
-        step, out = self.settings.batch_size, self.settings.progress
+        step = self.settings.batch_size
         written: list[str] = []
         batches = range(0, self.units, step)
-        for begin in tqdm(batches, desc="tool calls", file=out, disable=not out.isatty()):
+        for begin in bar(batches, "tool calls", self.settings.progress):
             part = self.asked[begin : begin + step]
             prompts = [one.prompt for one in part]
             ids = sample_batch(model, tokenizer, prompts, self.tokens, None, 1.0, [0] * len(part))

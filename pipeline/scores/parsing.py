@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.lm.decoding import sample_batch
 from pipeline.lm.prompts import document_prompt
 from pipeline.run.results import Score
+from pipeline.run.terminal import bar
 from pipeline.scores.functions import Function, accepted, choose
 from pipeline.scores.intervals import wilson_interval
 from pipeline.scores.score import BASE, REFERENCE, Settings
@@ -61,7 +62,8 @@ class ParsedFunctions:
         prompts = [prompt_of(tokenizer, function, room) for _, function in self.drawn]
         seeds = [self.settings.seed_of("sample", index) for index in range(len(prompts))]
         written: list[str] = []
-        for begin in range(0, len(prompts), self.settings.batch_size):
+        batches = range(0, len(prompts), self.settings.batch_size)
+        for begin in bar(batches, "functions", self.settings.progress):
             part = slice(begin, begin + self.settings.batch_size)
             ids = sample_batch(model, tokenizer, prompts[part], self.tokens, TEMPERATURE, TOP_P, seeds[part])
             written += tokenizer.batch_decode(

@@ -8,7 +8,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipeline.data.answers import ChatTemplate
-from pipeline.data.chat import ChatEncoder
+from pipeline.data.chat import ChatEncoder, encode_conversation
 from pipeline.run.errors import UserError
 from tests import chat_templates
 from tests.chat_templates import CONVERSATIONS, TURNS, assistant, attempt, tokenizer_of, user
@@ -163,6 +163,29 @@ def test_marks_without_the_stop_token_are_refused():
 def test_what_is_taught_is_chosen(taught, words):
     rows = ChatTemplate(tokenizer_of("qwen2_5")).rows(TURNS, taught=taught)
     assert [row.text[first:last] for row in rows for first, last in row.spans] == words
+
+
+def test_marks_that_end_between_control_tokens_are_taught_to_the_token():
+    """The template marks what an answer says before and after a remark of its own, which is not taught."""
+    import copy
+
+    tokenizer = copy.deepcopy(tokenizer_of("qwen2_5"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content }}{% endgeneration %} (noted) {% generation %}<|im_end|>{% endgeneration %}\n"
+        "{% else %}{{ m.content }}<|im_end|>\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    ids, targets = encode_conversation(tokenizer, TURNS[:2])
+    assert tokenizer.decode(ids[targets > 0]) == TURNS[1]["content"] + "<|im_end|>"
+    assert tokenizer.decode(ids).count(" (noted) ") == 1
+
+
+def test_all_says_that_it_heeds_no_weights():
+    template = ChatTemplate(tokenizer_of("qwen2_5"))
+    template.rows([*TURNS[:2], TURNS[2] | {"train": False}, *TURNS[3:]], taught="all")
+    template.rows(TURNS, taught="all")
+    assert [count for words, count in template.notes.items() if "left out of account" in words] == [1]
 
 
 def test_all_teaches_every_token():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.run.errors import UserError, nearest
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
+from pipeline.run.terminal import bar
 from recipes.common.images.config import Images
 
 if TYPE_CHECKING:
@@ -125,16 +126,12 @@ def _write(
     split: str, rows: list["Row"], source: "Source", context: Context, record: "Record"
 ) -> list["Row"]:
     """The two arrays of a split; returns the rows that are in them, in the source's order."""
-    from tqdm import tqdm
-
-    images, terminal = context.config.data, context.terminal
+    images = context.config.data
     kept: list[Row] = []
     spool = context.out / f"{split}.spool"
     contents = zip(rows, source.read(rows), strict=True)
     with open(spool, "wb") as file:
-        for row, content in tqdm(
-            contents, split, len(rows), file=terminal, disable=not terminal.isatty(), leave=False
-        ):
+        for row, content in bar(contents, split, context.terminal, len(rows)):
             record.see(row, content)
             pixels = _usable(row, content, images, record)
             if pixels is not None:
