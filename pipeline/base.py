@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data import sources
+from pipeline.data.config import Corpus
 from pipeline.lm.config import LanguageModelConfig
+from pipeline.lm.vocabulary import (
+    LEAST_OFTEN,
+    added_ids,
+    check_continuable,
+    check_listed,
+    grow,
+    grown,
+    keep_before,
+    merges_of,
+    write_added,
+)
 from pipeline.run.errors import UserError
 from pipeline.run.outside import files_below
 from pipeline.run.stage import Context
+from pipeline.run.terminal import bar
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -37,6 +53,8 @@ def check(config: LanguageModelConfig) -> None:
         raise UserError(f"model.pretrained {name!r} is no directory here and no `user/name` of the Hub")
     if not name.startswith(PACKAGE):
         _check_trainable(config, _config_of(config))
+        if config.model.adds_tokens:
+            _check_added(config, _tokenizer_of(config))
 
 
 def _config_of(config: LanguageModelConfig) -> PretrainedConfig:
@@ -103,8 +121,54 @@ def run(context: Context) -> dict[str, Any]:
 
     model, tokenizer = _load(context.config)
     _check_trainable(context.config, model.config)
-    save_model(model, tokenizer, context.out / "model", _tokenizer_files(context.config))
-    return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
+    files = _tokenizer_files(context.config)
+    added = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if context.config.model.adds_tokens:
+            tokenizer = _grow(context, model, tokenizer, files, Path(folder))
+            files = Path(folder)
+            added = {"added_tokens": len(added_ids(context.out))}
+        save_model(model, tokenizer, context.out / "model", files)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"parameters": parameters, "vocabulary": len(tokenizer)} | added
+
+
+def _check_added(config: LanguageModelConfig, tokenizer: Any) -> None:
+    if isinstance(config.model.add_tokens, int):
+        check_continuable(tokenizer)
+    else:
+        check_listed(tokenizer, config.model.add_tokens, "add_tokens")
+    check_listed(tokenizer, config.model.add_special_tokens, "add_special_tokens")
+
+
+def _grow(context: Context, model: Any, tokenizer: Any, files: Path | None, folder: Path) -> Any:
+    """Give model and tokenizer their new entries: the tokenizer's files in `folder`; as it was, beside the model.
+
+    Raises:
+        UserError: as check_listed and check_continuable.
+    """
+    config = context.config
+    _check_added(config, tokenizer)
+    tokens, merges = config.model.add_tokens, []
+    if isinstance(tokens, int):
+        texts = bar(_training_texts(config.corpus), "counting words", context.terminal)
+        merges, tokens = merges_of(tokenizer.backend_tokenizer, texts, tokens), ()
+        if len(merges) < config.model.add_tokens:
+            context.terminal.write(
+                f"base: {len(merges):,} of {config.model.add_tokens:,} tokens added: no other pair occurs "
+                f"{LEAST_OFTEN} times\n"
+            )
+    keep_before(tokenizer, files, model, context.out)
+    new, added = grown(tokenizer, files, tokens, config.model.add_special_tokens, merges, folder)
+    grow(model, added)
+    write_added(added, context.out)
+    return new
+
+
+def _training_texts(corpus: Corpus) -> Iterator[str]:
+    for document in sources.documents(corpus, []):
+        if not sources.is_held_out(document.key, corpus.held_out):
+            yield document.text
 
 
 def _tokenizer_files(config: LanguageModelConfig) -> Path | None:
@@ -120,9 +184,19 @@ def _tokenizer_files(config: LanguageModelConfig) -> Path | None:
     return Path(str(found)).parent
 
 
+def _tokenizer_of(config: LanguageModelConfig) -> Any:
+    from transformers import AutoTokenizer
+
+    name = str(config.model.pretrained)
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.pretrained {name}: {' '.join(str(error).split())[:200]}") from None
+
+
 def _load(config: LanguageModelConfig) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     name = str(config.model.pretrained)
     if name.startswith(PACKAGE):
@@ -131,9 +205,9 @@ def _load(config: LanguageModelConfig) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             name, config=_config_of(config), revision=config.model.revision, dtype=torch.float32
         )
-        return model, AutoTokenizer.from_pretrained(name, revision=config.model.revision)
     except (OSError, ValueError) as error:
         raise UserError(f"model.pretrained {name}: {' '.join(str(error).split())[:300]}") from None
+    return model, _tokenizer_of(config)
 
 
 def _from_gguf(path: Path, fields: dict[str, Any]) -> tuple[Any, Any]:

@@ -11,24 +11,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder
 from pipeline.data.config import Corpus
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.model import load_model, load_tokenizer
+from pipeline.lm.vocabulary import as_it_came
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.results import Score
 from pipeline.run.stage import Context
 from pipeline.scores.answers import MultipleChoice
-from pipeline.scores.bits import DocumentBits, read_lines
+from pipeline.scores.bits import DocumentBits, TextBits, read_lines
 from pipeline.scores.calls import ToolCalls
 from pipeline.scores.conversations import ConversationLoss
 from pipeline.scores.parsing import ParsedFunctions
-from pipeline.scores.score import BASE, FINE_TUNED, Part, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, PRETRAINED, Part, Settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 LONGEST_WINDOW = 1024  # where nothing was pretrained and the recipe names no length
 
@@ -37,8 +39,11 @@ def check(config: LanguageModelConfig) -> None:
     """Refuse what cannot be measured here.
 
     Raises:
-        UserError: multiple-choice questions are asked for and lm-eval is not installed.
+        UserError: the general corpus cannot be read; multiple-choice questions are asked for and lm-eval is not
+            installed.
     """
+    if config.evaluate.general:
+        sources.check_corpus(config.evaluate.general)
     asked = config.evaluate.multiple_choice
     if config.chat and asked and importlib.util.find_spec("lm_eval") is None:
         raise UserError(
@@ -70,8 +75,9 @@ def run(context: Context) -> dict[str, Any]:
 def model_directories(inputs: dict[str, Path]) -> dict[str, Path]:
     """The models to measure, by the name that scores give them."""
     base = inputs["pretrain"] if "pretrain" in inputs else inputs["base"]
+    before = {PRETRAINED: inputs["base"] / "model"} if {"pretrain", "base"} <= inputs.keys() else {}
     tuned = {FINE_TUNED: inputs["finetune"] / "model"} if "finetune" in inputs else {}
-    return {BASE: base / "model"} | tuned
+    return before | {BASE: base / "model"} | tuned
 
 
 def parts_of(context: Context, base: Path) -> Iterator[Part]:
@@ -83,9 +89,15 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
     if config.corpus:
         rows = read_lines(held / "documents.held_out.jsonl")
         shard = Shard.open(held, "documents.held_out", digest)
-        yield DocumentBits(shard, rows, asked.max_documents, settings)
+        if config.model.pretrained and config.pretrain:
+            yield TextBits("documents", "", rows, asked.max_documents, settings)
+        else:
+            yield DocumentBits(shard, rows, asked.max_documents, settings)
         if asked.functions and is_python(config.corpus):
             yield ParsedFunctions(rows, asked.functions, settings)
+    if asked.general:
+        rows = [{"key": row.key, "text": row.text} for row in sources.held_out_rows(asked.general)]
+        yield TextBits("general", ", general", rows, asked.max_documents, settings)
     if config.chat:
         rows = read_lines(held / "conversations.held_out.jsonl")
         shard = Shard.open(held, "conversations.held_out", digest)
@@ -132,13 +144,20 @@ def measure(parts: list[Part], models: dict[str, Path], context: Context) -> dic
     measured: dict[str, dict[str, Any]] = {part.name: {} for part in parts}
     seconds = context.made.setdefault("seconds_by_part", {})
     for name, directory in models.items():
-        model, tokenizer = on_device(load_model(directory)), load_tokenizer(directory)
+        if not any(part.units and name in part.models for part in parts):
+            continue
+        model, tokenizer = (as_it_came if name == PRETRAINED else loaded)(directory)
+        model = on_device(model)
         for part in parts:
             if part.units and name in part.models:
                 started = time.perf_counter()
                 measured[part.name][name] = part.measure(model, tokenizer)
                 seconds[f"{part.name}/{name}"] = round(time.perf_counter() - started, 3)
     return measured
+
+
+def loaded(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return load_model(directory), load_tokenizer(directory)
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:

@@ -98,6 +98,7 @@ def _model(context: Context, base: Path) -> Any:
     from pipeline.lm.freezing import freeze
     from pipeline.lm.lora import add_adapters
     from pipeline.lm.model import check_trainable, config_of, load_model
+    from pipeline.lm.vocabulary import added_ids
 
     training, asked = context.config.finetune, context.config.model.attention
     settings = config_of(base)
@@ -106,7 +107,7 @@ def _model(context: Context, base: Path) -> Any:
     if training.lora is None:
         freeze(model, training.freeze)
         return model
-    return add_adapters(model, training.lora)
+    return add_adapters(model, training.lora, None if context.config.pretrain else added_ids(base.parent))
 
 
 def _write(context: Context, base: Path, trained: dict[str, Any]) -> None:

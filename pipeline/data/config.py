@@ -13,12 +13,13 @@ OVERLAP = "training rows that are held out as well, but for white space: leave o
 class Corpus(Section):
     """Where the documents come from, and which of them are held out."""
 
-    source: Literal["stdlib", "text", "auto", "jsonl", "json", "csv", "parquet", "datasets"] = what(
+    source: Literal["stdlib", "text", "dictd", "auto", "jsonl", "json", "csv", "parquet", "datasets"] = what(
         ...,
         "kind of source; auto: tables by their files' endings, also .gz, .bz2, .xz and .zst, or a dataset",
     )
     path: str | None = what(
-        None, "file, folder or glob; for `datasets` a Hub name or local directory; stdlib: none"
+        None,
+        "file, folder or glob; for `datasets` a Hub name or local directory; dictd: of NAME.index; stdlib: none",
     )
     split: str = what("train", "datasets only: the split to read")
     text_column: str = what("text", "of tables: the column that holds a document's text")

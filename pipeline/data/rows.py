@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.data import stdlib
+from pipeline.data import dictd, stdlib
 from pipeline.data.config import ChatSource, Corpus
 from pipeline.run.errors import UserError, nearest
 
@@ -107,6 +107,8 @@ def files_of(source: Source) -> list[tuple[str, Path]]:
 
 
 def _is_wanted(source: Source, file: Path) -> bool:
+    if source.source == "dictd":
+        return file.name.endswith(dictd.ENDINGS)
     kind = kind_of(file)
     return kind is not None and source.source in ("auto", kind)
 
@@ -179,6 +181,14 @@ def file_rows(source: Source) -> Iterator[Row]:
     """One row a file: its bytes."""
     for key, path in files_of(source):
         yield Row(key, str(path), None, unmarked(path.read_bytes()))
+
+
+def dictionary_rows(source: Source) -> Iterator[Row]:
+    """One row an article of each dictionary: its bytes."""
+    for key, path in files_of(source):
+        if path.suffix == ".index":
+            for entry in dictd.entries(path):
+                yield Row(f"{key}/{entry.headword}::{entry.offset}", str(path), None, entry.content)
 
 
 def wordnet_rows(chat: ChatSource) -> Iterator[Row]:

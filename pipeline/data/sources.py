@@ -358,6 +358,7 @@ def _reader_and_parser(source: Source) -> tuple[Reader, Parser]:
 BY_FILE: dict[str, tuple[Reader, Parser]] = {
     "stdlib": (rows.file_rows, _module),
     "text": (rows.file_rows, _text_file),
+    "dictd": (rows.dictionary_rows, _text_file),
     "stdlib_docstrings": (rows.file_rows, _docstrings),
     "stdlib_calls": (rows.file_rows, _calls),
     "wordnet": (rows.wordnet_rows, _definition),

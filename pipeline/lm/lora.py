@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def add_adapters(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """`model` with fresh adapters; everything else is frozen. A fresh adapter changes nothing: B is zero."""
+def add_adapters(model: PreTrainedModel, lora: Lora, new_tokens: list[int] | None = None) -> PeftModel:
+    """`model` with fresh adapters; everything else is frozen. A fresh adapter changes nothing: B is zero.
+
+    new_tokens: ids whose rows of embeddings and head are trained as well, and saved with the adapter.
+    """
     import peft
 
     left = _never_adapted(model) if lora.target_modules == "all-linear" else []
@@ -38,6 +41,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> PeftModel:
             _kind(module) == "Conv1D" for module in model.modules()
         ),  # GPT-2 stores its matrices so
         exclude_modules=[*lora.exclude_modules, *left] or None,
+        trainable_token_indices=_rows_of(model, new_tokens) if new_tokens else None,
     )
     adapted = peft.get_peft_model(model, settings)
     if lora.loraplus_lr_ratio != 1:
@@ -45,6 +49,14 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> PeftModel:
             if "lora_B" in name:
                 parameter.rate = lora.loraplus_lr_ratio  # pipeline.train.optimizer reads it
     return adapted
+
+
+def _rows_of(model: PreTrainedModel, tokens: list[int]) -> dict[str, list[int]]:
+    """The tokens by the names of the modules that have a row for each; of tied ones peft follows the first."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    ends = [embedding] if head.weight is embedding.weight else [embedding, head]
+    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
+    return {names[id(end)]: list(tokens) for end in ends}
 
 
 def _linear_within(model: PreTrainedModel) -> set[str]:

@@ -121,7 +121,8 @@ def summary(card: Card) -> str:
         if config.model.architecture
         else f"`{public(str(config.model.pretrained))}` ({prefixed(card.parameters).replace(' ', '')} parameters)"
     )
-    steps = []
+    new = next((made.metrics["added_tokens"] for made in card.chain if "added_tokens" in made.metrics), 0)
+    steps = [f"{new:,} tokens added to the vocabulary"] if new else []
     if config.pretrain:
         steps.append(f"pretrained for {config.pretrain.length} on `{config.corpus.source}`")
     if config.finetune:
@@ -154,7 +155,8 @@ def usage(card: Card) -> str:
 
 
 def adapter_usage(card: Card) -> str:
-    base = hub_name(card.config) if not card.config.pretrain else None
+    changed = card.config.pretrain or card.config.model.adds_tokens
+    base = None if changed else hub_name(card.config)
     stage = "pretrain" if card.config.pretrain else "base"
     weights = next(
         (digest["sha256"] for made in card.chain if made.stage == stage for name, digest in made.files.items()

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.shards import Shard
+from pipeline.data.shards import Shard, ShardWriter
 from pipeline.run.results import Score
 from pipeline.scores.compression import xz_bits_per_byte
 from pipeline.scores.intervals import bootstrap_interval
 from pipeline.scores.likelihood import document_windows, nll_sums, sums_by_document, target_counts
-from pipeline.scores.score import BASE, FINE_TUNED, XZ, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, PRETRAINED, XZ, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-NAME = "bits per byte"
+NAME, TOKENS = "bits per byte", "bytes per token"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -36,7 +37,12 @@ def sample_of(units: int, count: int | None, seed: int) -> np.ndarray:
 
 
 def bits_scores(
-    nats: dict[str, np.ndarray], byte_lengths: np.ndarray, texts: list[str], settings: Settings, protocol: str
+    nats: dict[str, np.ndarray],
+    byte_lengths: np.ndarray,
+    texts: list[str],
+    settings: Settings,
+    protocol: str,
+    name: str = NAME,
 ) -> list[Score]:
     """Bits per byte of each model and of xz on the same units.
 
@@ -52,11 +58,11 @@ def bits_scores(
         bits = sums / math.log(2)
         interval = bootstrap_interval(bits, byte_lengths, settings.bootstrap_samples, seed)
         value = float(bits.sum()) / total
-        scores.append(Score(NAME, model, value, interval, "bits/byte", len(texts), protocol, "lower"))
+        scores.append(Score(name, model, value, interval, "bits/byte", len(texts), protocol, "lower"))
     packed = (
         f"{protocol.partition(';')[0]}; all of them end to end in one stream of xz -9e, its headers included"
     )
-    scores.append(Score(NAME, XZ, xz_bits_per_byte(texts), None, "bits/byte", len(texts), packed, "lower"))
+    scores.append(Score(name, XZ, xz_bits_per_byte(texts), None, "bits/byte", len(texts), packed, "lower"))
     return scores
 
 
@@ -105,14 +111,90 @@ class DocumentBits:
         }
 
     def _protocol(self) -> str:
-        window = self.settings.window
-        return (
-            f"{len(self.rows)} held-out documents; negative log-likelihood of every token after the one that opens the "
-            "document, the end-of-document token included, over the UTF-8 bytes of the text; context: the tokens "
-            f"before in a window of {window} that begins at the document's start or holds at least "
-            f"{window - stride_of(window) + 1} tokens before those it scores; float64 sums over documents, divided "
-            f"once; {self.settings.precision}; interval: bootstrap over documents"
-        )
+        return _protocol(f"{len(self.rows)} held-out documents", self.settings)
+
+
+class TextBits:
+    """Bits per byte of texts that each model reads with its own tokenizer, and what training changed.
+
+    Args:
+        name: of the part; label: stands behind a score's name.
+        rows: {key, text}; count: of them scored, drawn by the seed; None: all.
+    """
+
+    models = (PRETRAINED, BASE, FINE_TUNED)
+
+    def __init__(
+        self, name: str, label: str, rows: list[dict[str, Any]], count: int | None, settings: Settings
+    ) -> None:
+        self.name, self.label, self.settings = name, label, settings
+        drawn = sample_of(len(rows), count, settings.seed_of("documents"))
+        self.rows = [rows[index] for index in drawn]
+        self.byte_lengths = np.array([len(row["text"].encode()) for row in self.rows])
+        self.units = len(self.rows)
+        self.missing = "" if count is None or count <= len(rows) else f"only {len(rows)} are held out"
+
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+        """Nats of each text, and the tokens scored in all."""
+        settings, every = self.settings, np.arange(self.units)
+        with tempfile.TemporaryDirectory() as folder:
+            shard = _shard_of([row["text"] for row in self.rows], tokenizer, Path(folder))
+            items = document_windows(shard, every, settings.window, stride_of(settings.window))
+            sums = nll_sums(model, items, settings.batch_size, settings.bf16, settings.progress)
+        nats = sums_by_document(items, sums, every).tolist()
+        return {"nats": nats, "tokens": int(target_counts(items).sum())}
+
+    def scores(self, measured: dict[str, dict[str, Any]]) -> list[Score]:
+        nats = {model: np.array(found["nats"]) for model, found in measured.items()}
+        protocol = _protocol(f"{self.units} held-out texts{self.label}", self.settings)
+        texts, total = [row["text"] for row in self.rows], int(self.byte_lengths.sum())
+        scores = bits_scores(nats, self.byte_lengths, texts, self.settings, protocol, NAME + self.label)
+        if PRETRAINED in nats:
+            for model in nats.keys() - {PRETRAINED}:
+                scores.append(self._change(model, nats[model] - nats[PRETRAINED], protocol))
+            for model, found in measured.items():
+                value = total / found["tokens"]
+                said = f"{self.units} held-out texts{self.label}; UTF-8 bytes over tokens, the end of each counted"
+                scores.append(
+                    Score(TOKENS + self.label, model, value, None, "bytes/token", self.units, said, "higher")
+                )
+        return scores
+
+    def _change(self, model: str, nats: np.ndarray, protocol: str) -> Score:
+        bits, samples = nats / math.log(2), self.settings.bootstrap_samples
+        interval = bootstrap_interval(bits, self.byte_lengths, samples, self.settings.seed_of("bits"))
+        value = float(bits.sum()) / int(self.byte_lengths.sum())
+        paired = f"{model} minus {PRETRAINED}, paired by text; {protocol}"
+        name = f"{NAME}{self.label} change"
+        return Score(name, model, value, interval, "bits/byte", self.units, paired, "lower")
+
+    def detail(self) -> dict[str, Any]:
+        return {"keys": [row["key"] for row in self.rows], "bytes": self.byte_lengths.tolist()}
+
+
+def _shard_of(texts: list[str], tokenizer: PreTrainedTokenizerFast, folder: Path) -> Shard:
+    """The texts as documents are tokenized for training."""
+    from pipeline.data.chat import separators
+    from pipeline.data.kinds import enclose
+    from tokenizer.encode import encode
+
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
+    with ShardWriter(folder, "texts", vocabulary, "0" * 64) as writer:
+        ids, lengths = encode(tokenizer.backend_tokenizer, texts)
+        byte_lengths = np.array([len(text.encode()) for text in texts])
+        writer.add(*enclose(ids, lengths, *separators(tokenizer)), byte_lengths)
+    return Shard.open(folder, "texts")
+
+
+def _protocol(units: str, settings: Settings) -> str:
+    window = settings.window
+    return (
+        f"{units}; negative log-likelihood of every token after the one that opens the document, the end-of-document "
+        "token included, over the UTF-8 bytes of the text; context: the tokens before in a window of "
+        f"{window} that begins at the document's start or holds at least {window - stride_of(window) + 1} tokens "
+        f"before those it scores; float64 sums over documents, divided once; {settings.precision}; interval: "
+        "bootstrap over documents"
+    )
 
 
 def stride_of(window: int) -> int:

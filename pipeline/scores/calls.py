@@ -17,7 +17,7 @@ from pipeline.scores.score import BASE, FINE_TUNED, Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-TOKENS = 256  # of an answer at most; less where that would be more than half the window
+ROOM = 1.5  # tokens of an answer at most, over those of the longest right one
 VERDICTS = {
     "read": "hold a call as JSON with a name and arguments",
     "valid": "call tools that were offered, with arguments that fit their JSON schemas",
@@ -28,12 +28,16 @@ Call = dict[str, Any]  # {"name", "arguments"}
 
 
 class Asked(NamedTuple):
-    """A conversation up to an answer that calls tools: its ids, the tools on offer, and the calls that are right."""
+    """A conversation up to an answer that calls tools: its ids, the tools on offer, and the calls that are right.
+
+    length: tokens of the right answer.
+    """
 
     key: str
     prompt: list[int]
     tools: tuple[dict[str, Any], ...]
     calls: list[Call]
+    length: int
 
 
 def calls_in(text: str) -> list[Call]:
@@ -98,7 +102,6 @@ class ToolCalls:
         self, rows: list[dict[str, Any]], encoder: ChatEncoder, count: int, settings: Settings
     ) -> None:
         self.settings = settings
-        self.tokens = min(TOKENS, settings.window // 2)
         # A conversation of which the template rewrites earlier turns stands there once for each of its rows.
         calling = list({row["key"]: row for row in rows if _first_call(row["messages"]) is not None}.values())
         self.held_out = len(calling)
@@ -109,23 +112,24 @@ class ToolCalls:
             if len(self.asked) == count:
                 break
             self._take(calling[index], encoder)
+        self.tokens = int(ROOM * max((one.length for one in self.asked), default=0))
         self.units = len(self.asked)
         self.missing = self._missing(count)
 
     def _take(self, row: dict[str, Any], encoder: ChatEncoder) -> None:
         messages, tools = row["messages"], tuple(row.get("tools", ()))
         place = _first_call(messages)
-        answer = "".join(
-            piece.answer for piece in encoder.lay_out(_one_answer(messages, place), tools)[-1].pieces
-        )
+        layout = encoder.lay_out(_one_answer(messages, place), tools)[-1]
+        answer = "".join(piece.answer for piece in layout.pieces)
+        length = int(np.count_nonzero(encoder.encode([layout]).targets))
         prompt = encoder.prompt_ids(messages[:place], tools)
         right = [call for one in messages[place]["tool_calls"] if (call := _call(one))]
         if calls_in(answer) != right:
             self.unread += 1
-        elif len(prompt) + self.tokens > self.settings.window:
+        elif len(prompt) + ROOM * length > self.settings.window:
             self.long += 1
         else:
-            self.asked.append(Asked(row["key"], prompt, tools, right))
+            self.asked.append(Asked(row["key"], prompt, tools, right, length))
 
     def _missing(self, count: int) -> str:
         if self.units == min(count, self.held_out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,6 +127,10 @@ class ConversationLoss:
         )
 
 
-def answers_of(messages: list[dict[str, str]]) -> str:
-    """The assistant's words."""
-    return "".join(message["content"] for message in messages if message["role"] == "assistant")
+def answers_of(messages: list[dict[str, Any]]) -> str:
+    """The assistant's words, and its calls as JSON."""
+    return "".join(
+        message["content"] + "".join(json.dumps(call["function"]) for call in message.get("tool_calls") or ())
+        for message in messages
+        if message["role"] == "assistant"
+    )

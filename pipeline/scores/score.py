@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BASE, FINE_TUNED, XZ, REFERENCE = "base", "fine-tuned", "xz -9e", "reference"
+PRETRAINED = "pretrained"  # as it came, before this run trained it further
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Settings:
 class Part(Protocol):
     """One kind of measurement: made of each model in turn, then put beside each other.
 
-    models: which of BASE and FINE_TUNED it is made of; units: documents, conversations or questions that it is made on,
-    0 where there is nothing to measure; missing: why they are fewer than asked for, or "".
+    models: which of PRETRAINED, BASE and FINE_TUNED it is made of; units: documents, conversations or questions that
+    it is made on, 0 where there is nothing to measure; missing: why they are fewer than asked for, or "".
     """
 
     name: str

@@ -26,7 +26,7 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
     found = [
         Stage("tokenizer", "pipeline.train_tokenizer", _of(config, "corpus", "tokenizer"), reads=corpus)
         if scratch
-        else Stage("base", "pipeline.base", _of(config, "model"), reads=weights),
+        else Stage("base", "pipeline.base", _base(config), reads=weights),
         Stage("tokenize", "pipeline.tokenize", _of(config, "corpus", "chat"), (origin,), reads=texts),
     ]
     if config.pretrain:
@@ -40,7 +40,10 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
             Stage("finetune", "pipeline.finetune", _of(config, "finetune"), (base, "tokenize"), True)
         )
     models = tuple(dict.fromkeys((base, tuned)))
-    found.append(Stage("evaluate", "pipeline.evaluate", _of(config, "evaluate"), (*models, "tokenize")))
+    before = ("base",) if config.pretrain and not scratch else ()
+    general = partial(_texts, config.evaluate.general)
+    scored = (*before, *models, "tokenize")
+    found.append(Stage("evaluate", "pipeline.evaluate", _of(config, "evaluate"), scored, reads=general))
     found.append(Stage("generate", "pipeline.generate", _of(config, "generate"), models))
     if config.export:
         found.append(
@@ -76,7 +79,14 @@ def _tokenizer(config: LanguageModelConfig) -> dict[str, Path]:
     return _texts(config.corpus) | brought
 
 
+def _base(config: LanguageModelConfig) -> dict[str, Any]:
+    """What decides the pretrained model as training finds it: the corpus too, where it is asked for new tokens."""
+    counted = isinstance(config.model.add_tokens, int)
+    return _of(config, "model", "corpus") if counted else _of(config, "model")
+
+
 def _weights(config: LanguageModelConfig) -> dict[str, Path]:
     from pipeline.base import outside_files
 
-    return outside_files(config)
+    counted = isinstance(config.model.add_tokens, int)
+    return outside_files(config) | (_texts(config.corpus) if counted else {})
