@@ -32,7 +32,7 @@ def check(config: LanguageModelConfig) -> None:
 
 def estimate(config: LanguageModelConfig) -> Size | None:
     """What this stage holds and does; None while pretrained weights are not here yet."""
-    from pipeline.lm.attention import chosen
+    from pipeline.lm.attention import chosen_for
     from pipeline.lm.model import build_config, config_of
     from pipeline.lm.recipe import size_of
 
@@ -45,7 +45,7 @@ def estimate(config: LanguageModelConfig) -> Size | None:
         if fresh
         else config_of(base)
     )
-    attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
+    attention = chosen_for(training, config.model.attention, settings)
     launch = read_launch(config.run)
     return size_of(settings, training, training.sequence_length, training.lora, launch, attention)
 
@@ -56,11 +56,12 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.lm.model import config_of
     from pipeline.lm.recipe import LanguageModel
     from pipeline.lm.rows import rows_of, said_of
+    from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 
     config, training = context.config, context.config.finetune
-    runtime = start_runtime(config.run.threads)
+    runtime = start_runtime(config.run.threads, training.sequence_parallel_size)
     base = context.inputs["pretrain" if config.pretrain else "base"] / "model"
     digest = tokenizer_digest(base)
     shards = tuple(
@@ -79,6 +80,7 @@ def run(context: Context) -> dict[str, Any]:
         sequence_length=train.mean_length,
         packed=train.packed,
         noise=training.neftune_noise_alpha,
+        sharing=sharing_of(runtime),
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
@@ -94,7 +96,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def _model(context: Context, base: Path) -> Any:
     """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
-    from pipeline.lm.attention import chosen
+    from pipeline.lm.attention import chosen_for
     from pipeline.lm.freezing import freeze
     from pipeline.lm.lora import add_adapters
     from pipeline.lm.model import check_trainable, config_of, load_model
@@ -103,7 +105,7 @@ def _model(context: Context, base: Path) -> Any:
     training, asked = context.config.finetune, context.config.model.attention
     settings = config_of(base)
     check_trainable(settings, asked, training)
-    model = load_model(base, attention=chosen(asked, settings, training.bf16, training.sequence_length))
+    model = load_model(base, attention=chosen_for(training, asked, settings))
     if training.lora is None:
         freeze(model, training.freeze)
         return model

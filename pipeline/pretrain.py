@@ -32,7 +32,7 @@ def check(config: LanguageModelConfig) -> None:
 
 def estimate(config: LanguageModelConfig) -> Size | None:
     """What this stage holds and does; None while pretrained weights are not here yet."""
-    from pipeline.lm.attention import chosen
+    from pipeline.lm.attention import chosen_for
     from pipeline.lm.model import config_of
     from pipeline.lm.recipe import size_of
 
@@ -41,7 +41,7 @@ def estimate(config: LanguageModelConfig) -> Size | None:
         return None
     fresh = not config.model.pretrained
     settings = _fresh_config(config, vocabulary_of(config.tokenizer), {}) if fresh else config_of(base)
-    attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
+    attention = chosen_for(training, config.model.attention, settings)
     return size_of(settings, training, training.sequence_length, None, read_launch(config.run), attention)
 
 
@@ -59,11 +59,12 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
     from pipeline.lm.recipe import LanguageModel
     from pipeline.lm.rows import rows_of, said_of
+    from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 
     config, training = context.config, context.config.pretrain
-    runtime = start_runtime(config.run.threads)
+    runtime = start_runtime(config.run.threads, training.sequence_parallel_size)
     origin = context.inputs["tokenizer"] if config.tokenizer else context.inputs["base"] / "model"
     digest = tokenizer_digest(origin)
     shards = tuple(
@@ -84,6 +85,7 @@ def run(context: Context) -> dict[str, Any]:
         sequence_length=train.mean_length,
         packed=train.packed,
         noise=training.neftune_noise_alpha,
+        sharing=sharing_of(runtime),
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
@@ -108,13 +110,13 @@ def _settings(context: Context, tokenizer: Any) -> PretrainedConfig:
 
 
 def _model(context: Context, tokenizer: Any) -> Any:
-    from pipeline.lm.attention import chosen
+    from pipeline.lm.attention import chosen_for
     from pipeline.lm.freezing import freeze
     from pipeline.lm.model import build_model, check_trainable, load_model
 
     config, training, settings = context.config, context.config.pretrain, _settings(context, tokenizer)
     check_trainable(settings, config.model.attention, training)
-    attention = chosen(config.model.attention, settings, training.bf16, training.sequence_length)
+    attention = chosen_for(training, config.model.attention, settings)
     pretrained = config.model.pretrained
     model = (
         load_model(context.inputs["base"] / "model", attention=attention)

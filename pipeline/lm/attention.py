@@ -23,6 +23,8 @@ from pipeline.run.errors import UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from pipeline.lm.config import Finetune, Pretrain
+
 DOCUMENTS = "documents"  # under this name transformers finds `document_attention`
 IMPLEMENTATIONS = {"flash": DOCUMENTS}
 PACKABLE = {"full_attention", "sliding_attention", "chunked_attention"}  # what a mask keeps apart
@@ -31,6 +33,7 @@ OTHERWISE = dict.fromkeys(("openai-gpt", "xlm"), "takes masks of [B, T] alone") 
     ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
     "counts positions from another number than 0",
 )
+IN_AUTO = ("flash", "sdpa")  # the first that computes what a model needs, in long rows
 FUSED = {"full_attention", "sliding_attention"}  # what torch's fused kernels compute of one document
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 # On a CPU one document at a time costs more than it saves in short rows. Tokens/s of a training step over flash's, T of
@@ -41,6 +44,14 @@ SHARED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).
 WIDEST = 256  # heads that torch's variable-length kernel takes on a GPU
 
 
+def chosen_for(training: Pretrain | Finetune, asked: str, config: PretrainedConfig) -> str:
+    """`chosen` for a stage; plain products know no rows that processes share, so there `auto` never takes them."""
+    if asked == "auto" and training.sequence_parallel_size > 1:
+        lacks = {name: lacking(name, config, training.bf16, torch.cuda.is_available()) for name in IN_AUTO}
+        return next((name for name, missing in lacks.items() if not missing), "eager")
+    return chosen(asked, config, training.bf16, training.sequence_length)
+
+
 def chosen(asked: str, config: PretrainedConfig, bf16: bool, sequence_length: int) -> str:
     """The backend that `model.attention` stands for.
 
@@ -48,7 +59,7 @@ def chosen(asked: str, config: PretrainedConfig, bf16: bool, sequence_length: in
         UserError: the model needs what the asked one does not compute.
     """
     gpu = torch.cuda.is_available()
-    lacks = {name: lacking(name, config, bf16, gpu) for name in ("flash", "sdpa", "eager")}
+    lacks = {name: lacking(name, config, bf16, gpu) for name in (*IN_AUTO, "eager")}
     if asked == "auto":
         longest, short = SHORT_ROWS[bf16]
         if not gpu and sequence_length <= longest and not lacks[short]:
@@ -137,7 +148,7 @@ def apart(
     boundaries_N: as `boundaries`, for `flash`; None: found here, for which a GPU is waited for.
     """
     config = model.config.get_text_config()
-    if model.config._attn_implementation == DOCUMENTS:
+    if model.config._attn_implementation.startswith(DOCUMENTS):
         found = boundaries(document_ids_BT) if boundaries_N is None else boundaries_N
         return found[None, None, None]  # of four dimensions: handed to every layer as it is
     kinds = kinds_of_layers(config)

@@ -99,6 +99,10 @@ class Lasting(Training):
         None, "times over the packed rows, rounded up to whole steps; or max_steps", gt=0
     )
 
+    sequence_parallel_size: int = how(
+        1, "neighbouring processes that share each row, for rows too long for one (Ulysses)", ge=1
+    )
+
     @model_validator(mode="after")
     def _one_length(self) -> "Lasting":
         if (self.max_steps is None) == (self.num_train_epochs is None):

@@ -27,9 +27,11 @@ def compiling_pays(config: LanguageModelConfig, training: Pretrain | Finetune) -
     """Whether there is a compiler, and a run that is long enough for what compiling costs.
 
     Not where epochs are asked for, whose steps are known later; not under ZeRO-3, which gathers weights in the middle
-    of a layer, nor where activations are computed twice.
+    of a layer, nor where activations are computed twice or processes share rows.
     """
     if (training.max_steps or 0) < LONG_RUN or training.gradient_checkpointing:
+        return False
+    if training.sequence_parallel_size > 1:
         return False
     if read_launch(config.run).zero_stage == 3:
         return False

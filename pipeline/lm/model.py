@@ -177,15 +177,17 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
     """Refuse what cannot be trained as asked, before a weight loads.
 
     Raises:
-        UserError: as check_fits, packing of what cannot be kept apart, names of frozen weights or adapted modules that
-            are not there.
+        UserError: as check_fits and check_shared, packing of what cannot be kept apart, names of frozen weights or
+            adapted modules that are not there.
     """
-    from pipeline.lm.attention import packs
+    from pipeline.lm.attention import chosen_for, packs
     from pipeline.lm.freezing import freeze
     from pipeline.lm.lora import check_targets
+    from pipeline.lm.ulysses import check_shared
 
     model = check_fits(config, attention, training.sequence_length)
     packs(training.packing, config)
+    check_shared(config, training, chosen_for(training, attention, config))
     freeze(model, training.freeze)
     if lora := getattr(training, "lora", None):
         check_targets(model, lora)

@@ -23,6 +23,7 @@ from pipeline.lm.experts import Balance, balance_weight, routers_of
 from pipeline.lm.freezing import freeze
 from pipeline.lm.lora import add_adapters
 from pipeline.lm.machine import compiled, kernels
+from pipeline.lm.ulysses import Sharing, shared
 from pipeline.run.activations import kept_bytes
 from pipeline.run.config import Training
 from pipeline.run.launch import Launch
@@ -159,7 +160,7 @@ class LanguageModel:
     """Next-token training of one net on rows that hold several documents, each seen alone, or one each.
 
     build: makes the net with the weights to start from; a peft model trains its adapters only. sequence_length: tokens
-    a row, on average where rows are not packed. noise: NEFTune's alpha.
+    a row, on average where rows are not packed. noise: NEFTune's alpha. sharing: among processes that share each row.
     """
 
     training: Training
@@ -169,6 +170,7 @@ class LanguageModel:
     sequence_length: int
     packed: bool = True
     noise: float = 0.0
+    sharing: Sharing | None = None
     flops_per_sample: float = 0.0
     balance_weight: float = 0.0
 
@@ -189,6 +191,8 @@ class LanguageModel:
         if self.training.gradient_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
             net.enable_input_require_grads()
+        if self.sharing:
+            shared(net, self.sharing)
         assert self.training.torch_compile != "auto", "decided where a recipe is opened"
         if compiled(self.training, self.packed):
             for layer in decoder_layers(net):
@@ -203,7 +207,8 @@ class LanguageModel:
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> Batch:
         batch = collate(items)
-        return batch | {"boundaries": boundaries(batch["document_ids"])}
+        batch |= {"boundaries": boundaries(batch["document_ids"])}
+        return self.sharing.stretch(batch) if self.sharing else batch
 
     def count(self, turn: str, batch: Batch) -> float:
         """Supervised tokens, or the sum of their weights where there are some."""
@@ -263,7 +268,8 @@ def size_of(
         net = add_adapters(model, lora) if lora else model
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))
-    shape = (Batches.derive(training, launch.num_processes).micro, sequence_length)
+    stretch = sequence_length // training.sequence_parallel_size
+    shape = (Batches.derive(training, launch.num_processes).micro, stretch)
     packed = packs(training.packing, config)
     activations = _activations(TokenLoss(net, packed), config, training, shape, launch.zero_stage is not None)
     parameters = total + (trained if lora else 0)

@@ -12,7 +12,7 @@ from pipeline.run.launch import Launch, read_launch
 from pipeline.run.machine import precision_of
 from pipeline.run.memory import Memory, Size, disk, memory
 from pipeline.run.microbatch import with_micro_batch
-from pipeline.run.plan import Batches
+from pipeline.run.plan import Batches, data_processes
 from pipeline.run.stage import Stage, check_all, decisions
 
 GPU_FLOPS = 400e12  # assumed of one GPU when planning for GPUs elsewhere: half the matmul rate of an H200
@@ -45,7 +45,13 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
     size = importlib.import_module(stage.module).estimate(config)
     batches = Batches.derive(training, launch.num_processes)
     title = f"{stage.name}: {launch.path.name}, {launch.num_processes} processes"
-    shape = f"{launch.num_processes} processes x {batches.micro} x {batches.accumulation} accumulated"
+    parts = data_processes(training, launch.num_processes)
+    groups = (
+        "processes"
+        if parts == launch.num_processes
+        else f"groups of {launch.num_processes // parts} processes"
+    )
+    shape = f"{parts} {groups} x {batches.micro} x {batches.accumulation} accumulated"
     cut = f"  a step: {training.train_batch_size} samples = {shape}{', as this machine fits it' if chosen else ''}"
     if size is None:
         return [

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.run.config import Loop
 from pipeline.run.launch import Launch, read_launch
 from pipeline.run.memory import memory
-from pipeline.run.plan import UNPLANNED, Batches
+from pipeline.run.plan import UNPLANNED, Batches, data_processes
 from pipeline.run.stage import MICRO_BATCH
 
 # Of a device's memory: a plan is off by up to a tenth, and the CUDA context, communication buckets and fragments of the
@@ -55,7 +55,8 @@ def _begun(kept: Path | None, processes: int) -> int | None:
 
 def _largest(config: Any, stage: Any, launch: Launch) -> int | None:
     """The largest divisor of a process's share of a step that fits; 1 where none does. None: not known yet."""
-    share = getattr(config, stage.name).train_batch_size // launch.num_processes
+    training = getattr(config, stage.name)
+    share = training.train_batch_size // data_processes(training, launch.num_processes)
     one, two = (_needed(config, stage, launch, min(samples, share)) for samples in (1, 2))
     if one is None or two is None:
         return None

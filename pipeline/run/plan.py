@@ -25,12 +25,13 @@ class Batches:
         Raises:
             UserError: the samples of a step do not divide over the processes and micro-batches.
         """
-        total = training.train_batch_size
-        share, rest = divmod(total, world_size)
+        total, parts = training.train_batch_size, data_processes(training, world_size)
+        share, rest = divmod(total, parts)
         if rest or not share:
+            groups = "processes" if parts == world_size else f"groups of the {world_size} processes"
             raise UserError(
-                f"train_batch_size {total} does not divide over {world_size} processes\n"
-                f"nearest: {max(1, round(total / world_size)) * world_size}, or another num_processes"
+                f"train_batch_size {total} does not divide over {parts} {groups}\n"
+                f"nearest: {max(1, round(total / parts)) * parts}, or another num_processes"
             )
         asked = training.per_device_train_batch_size
         micro = min(UNPLANNED if asked == "auto" else asked, share)
@@ -43,6 +44,21 @@ class Batches:
                 f"train_batch_size {total}\nnearest: {fits}"
             )
         return cls(micro, share // micro)
+
+
+def data_processes(training: Loop, processes: int) -> int:
+    """How many parts the samples of a step are divided into: the processes, or groups of them that share each row.
+
+    Raises:
+        UserError: the processes do not make whole groups.
+    """
+    size = getattr(training, "sequence_parallel_size", 1)
+    if processes % size:
+        raise UserError(
+            f"sequence_parallel_size {size} does not divide the {processes} processes\n"
+            f"way out: run.num_processes={max(1, processes // size) * size}, or another size"
+        )
+    return processes // size
 
 
 def check_optimizer(optimizer: Optimizer, max_steps: int | None) -> None:

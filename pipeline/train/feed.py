@@ -50,11 +50,12 @@ def micro_batches(
 ) -> list[tuple[int, Batch]]:
     """This process's (global micro-batch number, batch) pairs: micro-batch g of a step holds samples g * micro onwards.
 
-    Processes take turns, so that N processes and one process that accumulates N times see the same micro-batches.
+    Processes take turns, so that N processes and one process that accumulates N times see the same micro-batches; those
+    that share their rows see the same ones.
     """
     pairs = []
     for accumulated in range(batches.accumulation):
-        number = accumulated * runtime.world_size + runtime.rank
+        number = accumulated * runtime.data_size + runtime.data_rank
         first = step * step_samples + number * batches.micro
         indices = range(first, first + batches.micro)
         pairs.append((number, collated(recipe, data, indices, runtime.device)))

@@ -175,7 +175,8 @@ def _turn(
     for number, batch in fed:
         clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
         # Dropout draws from torch's own generators: a function of (seed, turn, step, micro-batch) alone.
-        _seed(derived_seed(trainer.training.seed, turn, step, number), runtime.device)
+        stretch = (runtime.sequence_rank,) if runtime.sequence_size > 1 else ()
+        _seed(derived_seed(trainer.training.seed, turn, step, number, *stretch), runtime.device)
         batch = on(runtime.device, batch)
         last = number == fed[-1][0]
         engine.opens(last)
@@ -204,10 +205,10 @@ def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
     """The recipe's held-out figures over the whole split, the same at any batch size and number of processes."""
     recipe, runtime, size = trainer.recipe, trainer.runtime, trainer.training.per_device_eval_batch_size
     figures: dict[str, Sum] = {}
-    rounds = range(math.ceil(split.length / (size * runtime.world_size)))
+    rounds = range(math.ceil(split.length / (size * runtime.data_size)))
 
     def indices(number: int) -> range:
-        first = (number * runtime.world_size + runtime.rank) * size
+        first = (number * runtime.data_size + runtime.data_rank) * size
         return range(first, min(first + size, split.length))
 
     def prepare(number: int) -> Batch:

@@ -31,10 +31,25 @@ class Runtime:
     own_deepspeed: dict[str, Any] = field(
         default_factory=dict
     )  # a user's own DeepSpeed config, checked by launch.py
+    sequence_size: int = 1  # neighbouring processes that share each row
+    sequence_group: Any = None
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def sequence_rank(self) -> int:
+        return self.rank % self.sequence_size
+
+    @property
+    def data_rank(self) -> int:
+        """Which samples this process sees: those of its group, where several share them."""
+        return self.rank // self.sequence_size
+
+    @property
+    def data_size(self) -> int:
+        return self.world_size // self.sequence_size
 
     def sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over processes, in place."""
@@ -64,13 +79,15 @@ class Runtime:
         kind = (
             f"ZeRO-{self.zero_stage}" if self.zero_stage else "DDP" if self.world_size > 1 else "one process"
         )
-        return f"{kind}, {self.world_size} x {self.device.type}"
+        rows = f", {self.sequence_size} share each row" if self.sequence_size > 1 else ""
+        return f"{kind}, {self.world_size} x {self.device.type}{rows}"
 
 
-def start_runtime(threads: int | None = None) -> Runtime:
+def start_runtime(threads: int | None = None, sequence_size: int = 1) -> Runtime:
     """Join the process group that `accelerate launch` prepared (none for a plain `python -m`).
 
-    threads: CPU threads of this process; None: cores divided by the local processes.
+    threads: CPU threads of this process; None: cores divided by the local processes. sequence_size: neighbouring
+    processes that share each row, which plan.data_processes has checked.
 
     Raises:
         UserError: a ZeRO stage of 0, which DeepSpeed would run without sharding.
@@ -86,7 +103,17 @@ def start_runtime(threads: int | None = None) -> Runtime:
         _keep_freed_memory()
     backend = {} if has_gpu or not launched else {"backend": "gloo"}
     state = PartialState(cpu=not has_gpu, **backend)
-    return Runtime(state.process_index, state.num_processes, state.device, **zero_settings())
+    rank, world = state.process_index, state.num_processes
+    group = _group_of(rank, world, sequence_size) if sequence_size > 1 else None
+    return Runtime(
+        rank, world, state.device, **zero_settings(), sequence_size=sequence_size, sequence_group=group
+    )
+
+
+def _group_of(rank: int, world: int, size: int) -> Any:
+    """The group of `size` neighbours that this process is in; every process makes all of them, in the same order."""
+    groups = [torch.distributed.new_group(range(first, first + size)) for first in range(0, world, size)]
+    return groups[rank // size]
 
 
 def _keep_freed_memory() -> None:
