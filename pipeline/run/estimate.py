@@ -46,11 +46,8 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
     batches = Batches.derive(training, launch.num_processes)
     title = f"{stage.name}: {launch.path.name}, {launch.num_processes} processes"
     parts = data_processes(training, launch.num_processes)
-    groups = (
-        "processes"
-        if parts == launch.num_processes
-        else f"groups of {launch.num_processes // parts} processes"
-    )
+    sharing = launch.num_processes // parts
+    groups = "processes" if sharing == 1 else f"group{'s' if parts > 1 else ''} of {sharing} processes"
     shape = f"{parts} {groups} x {batches.micro} x {batches.accumulation} accumulated"
     cut = f"  a step: {training.train_batch_size} samples = {shape}{', as this machine fits it' if chosen else ''}"
     if size is None:
