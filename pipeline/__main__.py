@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import warnings
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,24 @@ def _run(given: argparse.Namespace) -> int:
     _check(config, stages, found)
     _discard(config, stages, discarded)
     _save_config(config)
-    for stage in stages:
-        code = _run_stage(config, stages, stage, given)
-        if code:
-            return code
+    with _warm(stages, found) as warm:
+        for stage in stages:
+            code = _run_stage(config, stages, stage, given, warm)
+            if code:
+                return code
     from pipeline.run.status import summary
 
     print(summary(config, stages))
     return 0
+
+
+def _warm(stages: tuple, found: dict[str, Any]) -> Any:
+    """What starts the stages that need no launcher, where there are several to make and it helps."""
+    from pipeline.run.launch import launch_environment
+    from pipeline.run.warm import Warm, helps
+
+    plain = [stage for stage in stages if not stage.launched and found[stage.name].action != "up to date"]
+    return closing(Warm(launch_environment())) if len(plain) > 1 and helps() else nullcontext()
 
 
 def _check(config: Any, stages: tuple, found: dict[str, Any]) -> None:
@@ -182,7 +193,7 @@ def _discard(config: Any, stages: tuple, names: frozenset[str], dry_run: bool = 
                 discard(made)
 
 
-def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace) -> int:
+def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace, warm: Any = None) -> int:
     """One stage in a process of its own: its memory is its own, and a training stage gets its launcher."""
     from pipeline.run.artifact import read
     from pipeline.run.launch import launch_command, launch_environment, read_launch
@@ -206,7 +217,11 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     logs = Path(config.run.output_dir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (logs / f"{stage.name}.error").unlink(missing_ok=True)
-    code, stopped = run_process(command, logs / f"{stage.name}.launch.log", launch_environment())
+    log = logs / f"{stage.name}.launch.log"
+    if warm and not stage.launched:
+        code, stopped = warm.run(stage.module, arguments, log)
+    else:
+        code, stopped = run_process(command, log, launch_environment())
     if code:
         return _explain(stage.name, logs, code, stopped)
     made = read(directory_of(config, stage.name))

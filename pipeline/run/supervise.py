@@ -8,7 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,23 +19,28 @@ NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # some network file syst
 
 
 def run_process(command: list[str], log: Path, environment: dict[str, str]) -> tuple[int, bool]:
-    """Run `command` with its stderr in `log`; its exit code, and whether it was asked to stop.
+    """Run `command` with its stderr in `log`; its exit code, and whether it was asked to stop."""
+    with open(log, "w") as errors:
+        process = subprocess.Popen(command, stderr=errors, env=environment)
+    return forwarded(process.wait, process.send_signal)
+
+
+def forwarded(wait: Callable[[], int], send: Callable[[int], object]) -> tuple[int, bool]:
+    """What `wait` gives, a process's exit code, and whether that was asked to stop meanwhile.
 
     SIGTERM and SIGUSR1 (Slurm's notice) are passed on. Ctrl-C is not: the terminal sends it to every process.
     """
     asked: list[int] = []
-    with open(log, "w") as errors:
-        process = subprocess.Popen(command, stderr=errors, env=environment)
 
     def pass_on(number: int, frame: object) -> None:
         asked.append(number)
-        process.send_signal(number)
+        send(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         while True:
             try:
-                return process.wait(), bool(asked)
+                return wait(), bool(asked)
             except KeyboardInterrupt:
                 asked.append(signal.SIGINT)
     finally:
