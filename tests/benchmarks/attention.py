@@ -1,6 +1,7 @@
 """A training step on packed rows: documents one by one, the dense mask, and transformers' own packed path, in turns.
 
 python -m tests.benchmarks.attention [T ...]      one JSON line a length; by default 512, 2,048 and 8,192 positions
+python -m tests.benchmarks.attention memory       peaks of one row of flash, each T twice the one before: linear in T
 
 Each in our loop on the small Llama, AdamW, one process, TOKENS tokens a step in rows of T, documents of 400 tokens on
 average. transformers' own path is what its models do with positions that begin again at 0 and no mask: it makes a mask
@@ -34,6 +35,7 @@ from tests.benchmarks.workload import (
 )
 
 LENGTHS, TOKENS, DOCUMENT = (512, 2048, 8192), 8192, 400
+ONE_ROW = (2048, 4096, 8192, 16384)
 CONTESTANTS = ("flash", "sdpa", "transformers")
 STEPS, REPEATS, NEAR = 1, 5, {"bf16": 5e-3, "fp32": 1e-4}  # nats a token
 
@@ -53,10 +55,21 @@ class Transformers(LanguageModel):
         return {"model": ByPositions(super().nets()["model"].model)}
 
 
-def trainer_of(name: str, length: int, bf16: bool, tokens: int = TOKENS, threads: int = 2) -> Trainer:
+def trainer_of(
+    name: str,
+    length: int,
+    bf16: bool,
+    tokens: int = TOKENS,
+    threads: int = 2,
+    checkpointing: bool = False,
+) -> Trainer:
     rows = tokens // length
     settings = training(
-        sequence_length=length, train_batch_size=rows, per_device_train_batch_size=rows, bf16=bf16
+        sequence_length=length,
+        train_batch_size=rows,
+        per_device_train_batch_size=rows,
+        bf16=bf16,
+        gradient_checkpointing=checkpointing,
     )
     model = small_llama()
     model = model.model_copy(update={"config": model.config | {"max_position_embeddings": length}})
@@ -66,18 +79,19 @@ def trainer_of(name: str, length: int, bf16: bool, tokens: int = TOKENS, threads
     return Trainer(kind(settings, build, split, None, length), start_runtime(threads))
 
 
-def peak(name: str, length: int) -> None:
+def peak(name: str, length: int, tokens: int, checkpointing: bool) -> None:
     """Print the bytes at this process's peak, after two steps in fp32 on one thread."""
     on_the_cpu(1)
-    running = our_steps(trainer_of(name, length, False, threads=1))
+    running = our_steps(trainer_of(name, length, False, tokens, 1, checkpointing))
     next(running), next(running)
     running.close()
     print(peak_memory_bytes())
 
 
-def peak_of(name: str, length: int) -> int:
-    command = [sys.executable, "-m", "tests.benchmarks.attention", "peak", name, str(length)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+def peak_of(name: str, length: int, tokens: int = TOKENS, checkpointing: bool = False) -> int:
+    given = [name, str(length), str(tokens), "checkpointed" if checkpointing else ""]
+    command = [sys.executable, "-m", "tests.benchmarks.attention", "peak", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-1000:]}")
     return int(done.stdout.splitlines()[-1])
@@ -103,7 +117,12 @@ def measure(
 
 def main() -> None:
     if sys.argv[1:2] == ["peak"]:
-        return peak(sys.argv[2], int(sys.argv[3]))
+        return peak(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), bool(sys.argv[5]))
+    if sys.argv[1:2] == ["memory"]:
+        for checkpointing in (False, True):
+            found = {T: round(peak_of("flash", T, T, checkpointing) / 1e9, 2) for T in ONE_ROW}
+            print_line("attention_memory", gradient_checkpointing=checkpointing, peak_gb_in_fp32=found)
+        return None
     lengths = [int(length) for length in sys.argv[1:]] or LENGTHS
     on_the_cpu(2)
     for length in lengths:

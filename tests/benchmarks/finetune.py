@@ -129,14 +129,15 @@ def shard_of(folder: Path, count: int) -> Any:
 def _ours(folder: Path, entrant: Entrant) -> Iterator[int]:
     """The supervised tokens of each step."""
     from pipeline.data.packing import PackedConversations
+    from pipeline.lm.attention import SHORT_ROWS
     from pipeline.lm.lora import add_adapters
-    from pipeline.lm.machine import SHORT_ROWS
     from pipeline.train.loop import steps
     from tests.benchmarks.workload import our_trainer
 
     split = PackedConversations(shard_of(folder, CONVERSATIONS), LENGTH, 0, on_long="truncate")
     # What `auto` stands for on a CPU in a run of some length.
-    attention = "eager" if entrant.bf16 and LENGTH <= SHORT_ROWS else "sdpa"
+    longest, short = SHORT_ROWS[entrant.bf16]
+    attention = short if LENGTH <= longest else "flash"
     settings = _settings(entrant.bf16).model_copy(update={"torch_compile": True})
     trainer = our_trainer(settings, lambda: add_adapters(_model(attention), LORA), split)
     for info in steps(trainer):

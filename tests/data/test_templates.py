@@ -165,6 +165,33 @@ def test_what_is_taught_is_chosen(taught, words):
     assert [row.text[first:last] for row in rows for first, last in row.spans] == words
 
 
+TOOLS = (
+    {
+        "type": "function",
+        "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}},
+    },
+)
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+def test_tools_become_text_only_where_the_template_has_no_place_for_them():
+    """Llama 2's kind has none; Qwen's writes them itself. What is taught is the call, however it is written."""
+    asked = [user("1 + 1?"), {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    later = [*asked, {"role": "tool", "content": "2"}, assistant("Two.")]
+    for name in ("gemma", "qwen2_5"):
+        template = ChatTemplate(tokenizer_of(name), "text")
+        [row] = template.rows(asked, TOOLS)
+        told = row.text[slice(*row.spans[0])]
+        assert '"name": "add"' in told and '"a": 1' in told
+        assert ("Adds." in row.text) and row.text.startswith(template.prompt(asked[:1], TOOLS))
+        as_text = any("written as text" in note for note in template.notes)
+        assert as_text == (name == "gemma") == ("<tools>[{" in row.text)
+        answers = [row.text[first:last] for row in template.rows(later, TOOLS) for first, last in row.spans]
+        assert len(answers) == 2 and answers[1].startswith("Two.")
+    with pytest.raises(UserError, match="chat.unwritten=text to write them as text"):
+        ChatTemplate(tokenizer_of("gemma")).rows(asked, TOOLS)
+
+
 def test_marks_that_end_between_control_tokens_are_taught_to_the_token():
     """The template marks what an answer says before and after a remark of its own, which is not taught."""
     import copy

@@ -243,3 +243,24 @@ def test_training_rows_that_are_held_out_too_are_left_out_and_counted(run_stage,
     assert notes == {
         f"training {kind} {fate}: the same are held out": 2 for kind in ("documents", "conversations")
     }
+
+
+def test_a_template_that_fails_on_the_third_conversation_is_told_by_its_row(run_stage, with_template):
+    tokenizer = with_template(
+        "{% for message in messages %}",
+        "{% for message in messages %}{% if ' 2?' in message['content'] %}{{ raise_exception('no twos') }}{% endif %}",
+    )
+    with pytest.raises(UserError) as refused:
+        run_stage(tokenizer=tokenizer)
+    assert str(refused.value).startswith("chat.jsonl:3: the chat template refuses a conversation")
+    assert "no twos\nway out: mend this row, or chat.on_bad_row=skip" in str(refused.value)
+
+
+def test_such_a_conversation_can_be_left_out_and_is_counted(run_stage, with_template):
+    tokenizer = with_template(
+        "{% for message in messages %}",
+        "{% for message in messages %}{% if ' 2?' in message['content'] %}{{ raise_exception('no twos') }}{% endif %}",
+    )
+    metrics, out = run_stage(tokenizer=tokenizer, on_bad_row="skip")
+    assert metrics["skipped_rows"] == 1
+    assert [row["key"] for row in read_lines(out / "skipped.jsonl")] == ["chat.jsonl:3"]
