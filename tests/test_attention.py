@@ -15,6 +15,7 @@ from pipeline.lm.recipe import TokenLoss, size_of
 from pipeline.run.errors import UserError
 from pipeline.run.launch import Launch
 from tests.benchmarks.workload import training
+from tests.exhaustive import exhaustive
 from tests.tiny_language_model import (
     ARCHITECTURES,
     VOCABULARY,
@@ -105,6 +106,28 @@ def test_every_backend_has_the_loss_and_gradients_of_plain_products(name, backen
         assert float((computed[parameter] - gradient).abs().max()) < 2e-5 * scale, (
             parameter
         )  # measured at worst 4e-6
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    "name", ["softcapped", *map(exhaustive, ("llama", "windows", "some windows", "chunks"))]
+)
+def test_flex_computes_what_plain_products_do_and_keeps_documents_apart(name, batch):
+    """Forward alone: torch has no backward of it on a CPU; tests/gpu has the gradients."""
+    first = batch["document_ids"] == 0
+    changed = batch | {
+        "input_ids": torch.where(first, (batch["input_ids"] + 4) % (VOCABULARY - 3) + 3, batch["input_ids"])
+    }
+    found = {}
+    for backend in ("eager", "flex"):
+        net = net_of(name, backend)
+        with torch.no_grad():
+            found[backend] = [loss_and_logits(net, rows)[1] for rows in (batch, changed)]
+    real, others = batch["document_ids"] >= 0, batch["document_ids"] > 0
+    expected, (before, after) = found["eager"][0], found["flex"]
+    torch.testing.assert_close(before[real], expected[real], rtol=0, atol=2e-5)
+    torch.testing.assert_close(after[others], before[others], rtol=0, atol=1e-5)
+    assert not torch.equal(after[first], before[first])
 
 
 SPECIAL = [(name, backend) for name, backend in CASES if name not in ("llama", "gpt2")]
@@ -214,7 +237,7 @@ def test_dropout_of_attention_has_no_variable_length_kernel(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [("sinks", "flash"), ("softcapped", "sdpa"), ("chunks", "flash")]
+    ("name", "backend"), [("sinks", "flash"), ("softcapped", "sdpa"), ("chunks", "flash"), ("llama", "flex")]
 )
 def test_a_backend_that_would_compute_something_else_is_refused(name, backend):
     architecture, fields = NETS[name]

@@ -1,7 +1,8 @@
 """How documents of one row are kept apart, by each attention backend.
 
 `sdpa` and `eager` are given a mask of T x T entries a row. `flash` is given where documents begin: torch's fused
-kernels then see each document alone, and memory grows with T. Shapes: B rows, T positions, H query heads, K key and
+kernels then see each document alone, and memory grows with T. `flex` is given the same rule as `sdpa`, of which torch
+compiles a kernel that skips the blocks that it rules out. Shapes: B rows, T positions, H query heads, K key and
 value heads, D their width, N documents of the batch, L positions of one document.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.lm.config import Finetune, Pretrain
 
 DOCUMENTS = "documents"  # under this name transformers finds `document_attention`
-IMPLEMENTATIONS = {"flash": DOCUMENTS}
+IMPLEMENTATIONS = {"flash": DOCUMENTS, "flex": "flex_attention"}
 PACKABLE = {"full_attention", "sliding_attention", "chunked_attention"}  # what a mask keeps apart
 # Architectures that would take packed rows, and learn from them something else than they are used for.
 OTHERWISE = dict.fromkeys(("openai-gpt", "xlm"), "takes masks of [B, T] alone") | dict.fromkeys(
@@ -65,10 +67,11 @@ def chosen(asked: str, config: PretrainedConfig, bf16: bool, sequence_length: in
         if not gpu and sequence_length <= longest and not lacks[short]:
             return short
         return next(name for name, missing in lacks.items() if not missing or name == "eager")
-    if lacks[asked]:
+    missing = lacks[asked] if asked in lacks else lacking(asked, config, bf16, gpu)
+    if missing:
         others = [name for name, missing in lacks.items() if not missing]
         raise UserError(
-            f"model.attention: {asked} with {config.model_type}: {lacks[asked]}\n"
+            f"model.attention: {asked} with {config.model_type}: {missing}\n"
             f"way out: model.attention: auto, or {' or '.join(others)}"
         )
     return asked
@@ -103,6 +106,8 @@ def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> 
     if attention == "eager":
         return None
     model, text = _class_of(config), config.get_text_config()
+    if attention == "flex":
+        return _lacking_in_flex(model, text, gpu)
     if not model._supports_sdpa or getattr(text, "attn_logit_softcapping", None):
         return "it has scores that fused kernels do not compute"
     if attention == "sdpa":
@@ -116,6 +121,16 @@ def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> 
         return "on a GPU the variable-length kernel has no dropout"
     if gpu and (_head_width(text) or 0) > WIDEST:
         return f"on a GPU the variable-length kernel takes heads of at most {WIDEST}"
+    return None
+
+
+def _lacking_in_flex(model: type[PreTrainedModel], text: PretrainedConfig, gpu: bool) -> str | None:
+    if not gpu:
+        return "its kernel learns on a GPU alone"
+    if not model._supports_flex_attn or set(kinds_of_layers(text)) - PACKABLE:
+        return "transformers computes its layers otherwise"
+    if any(getattr(text, name, None) for name in DROPOUTS):
+        return "its kernel has no dropout"
     return None
 
 
@@ -142,7 +157,7 @@ def implementation_of(attention: str) -> str:
 
 def apart(
     model: PreTrainedModel, document_ids_BT: Tensor, boundaries_N: Tensor | None
-) -> Tensor | dict[str, Tensor]:
+) -> Tensor | BlockMask | dict[str, Any]:
     """What the model is given as its attention mask, so that a position sees its own document up to itself.
 
     boundaries_N: as `boundaries`, for `flash`; None: found here, for which a GPU is waited for.
@@ -152,10 +167,11 @@ def apart(
         found = boundaries(document_ids_BT) if boundaries_N is None else boundaries_N
         return found[None, None, None]  # of four dimensions: handed to every layer as it is
     kinds = kinds_of_layers(config)
+    backend = model.config._attn_implementation
     masks = {
-        kind: isolating_mask(
-            document_ids_BT, model.config._attn_implementation, model.dtype, *_reach(config, kind)
-        )
+        kind: isolating_blocks(document_ids_BT, *_reach(config, kind))
+        if backend == IMPLEMENTATIONS["flex"]
+        else isolating_mask(document_ids_BT, backend, model.dtype, *_reach(config, kind))
         for kind in kinds
     }
     return masks if len(kinds) > 1 else masks[kinds[0]]
@@ -199,6 +215,26 @@ def isolating_mask(
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
         ~allowed, torch.finfo(dtype).min
     )
+
+
+def isolating_blocks(
+    document_ids_BT: Tensor, window: int | None = None, chunk: int | None = None
+) -> BlockMask:
+    """The rule of isolating_mask as flex_attention takes it: whole blocks of the T x T that nothing of is seen."""
+    ids_BT, rows, positions = document_ids_BT, *document_ids_BT.shape
+    places = torch.arange(positions, device=ids_BT.device)
+    begins_BT = ids_BT.diff(prepend=ids_BT[:, :1] - 1) != 0
+    within_BT = places - torch.where(begins_BT, places, 0).cummax(1).values
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        allowed = (query >= key) & (ids_BT[row, query] == ids_BT[row, key])
+        if window:
+            allowed = allowed & (query - key < window)
+        if chunk:
+            allowed = allowed & (within_BT[row, query] // chunk == within_BT[row, key] // chunk)
+        return allowed
+
+    return create_block_mask(seen, rows, None, positions, positions, device=ids_BT.device)
 
 
 def kinds_of_layers(config: PretrainedConfig) -> list[str]:

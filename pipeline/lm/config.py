@@ -62,9 +62,10 @@ class Model(Section):
         "pretrained: new entries of the vocabulary, or how many of them the corpus needs most; learnt with it",
     )
     add_special_tokens: tuple[str, ...] = what((), "the same for control tokens, which no text spells")
-    attention: Literal["auto", "flash", "sdpa", "eager"] = how(
+    attention: Literal["auto", "flash", "sdpa", "eager", "flex"] = how(
         "auto",
-        "how attention is computed, documents apart on each; flash: no T x T mask; auto: the fastest here that fits",
+        "how attention is computed, documents apart on each; flash: no T x T mask; flex: on a GPU, by blocks, capped "
+        "scores as well; auto: the fastest here that fits, of the first three",
     )
 
     @model_validator(mode="after")

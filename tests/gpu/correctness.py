@@ -135,7 +135,7 @@ def isolation(place: Place) -> Said:
 
     The variable-length kernel computes in bf16, as plain products then do beside it.
     """
-    figures: Said = {"flash": _flash(place)}
+    figures: Said = {"flash": _beside_plain(place, "flash")}
     with tempfile.TemporaryDirectory() as folder:
         split = PackedDocuments(shard_of(Path(folder), random_documents(12, 20)), LENGTH, None)
         batch = {name: value.to(place.device) for name, value in collate([split.item(0)]).items()}
@@ -170,8 +170,17 @@ def isolation(place: Place) -> Said:
     )
 
 
-def _flash(place: Place) -> Said:
-    """Gradients and logits of a net with windows on half of its layers, in bf16; flash against plain products."""
+def flex(place: Place) -> Said:
+    """flex_attention against plain products, in bf16: logits, gradients, and documents apart."""
+    if place.rehearsal:
+        return {"skipped": "torch has no backward of it on a CPU"}
+    found = _beside_plain(place, "flex")
+    sound = found["isolated"] and found["sees_its_own"] and found["logits_differ_by"] < 0.1
+    return require(sound, "flex attention leaks or computes otherwise", found)
+
+
+def _beside_plain(place: Place, backend: str) -> Said:
+    """Gradients and logits of a net with windows on half of its layers, in bf16; a backend against plain products."""
     window = {
         "layer_types": ["sliding_attention", "full_attention"],
         "use_sliding_window": True,
@@ -185,7 +194,7 @@ def _flash(place: Place) -> Said:
     first, others = batch["document_ids"] == 0, batch["document_ids"] > 0
     changed = batch | {"input_ids": torch.where(first, (batch["input_ids"] + 1) % 30 + 3, batch["input_ids"])}
     found = {}
-    for kind in ("eager", "flash"):
+    for kind in ("eager", backend):
         net = TokenLoss(tiny_model("qwen3", 64, kind, scale=0.1, **window).to(place.device, torch.bfloat16))
         loss, logits = loss_and_logits(net, batch)
         loss.backward()
@@ -193,7 +202,7 @@ def _flash(place: Place) -> Said:
             _, after = loss_and_logits(net, changed)
         norms = torch.stack([p.grad.float().norm() for p in net.parameters()])
         found[kind] = (float(loss.detach()), logits.detach().float(), after.float(), norms)
-    (plain, expected, _, norms), (loss, before, after, own) = found["eager"], found["flash"]
+    (plain, expected, _, norms), (loss, before, after, own) = found["eager"], found[backend]
     return {
         "logits_differ_by": float((before - expected)[others | first].abs().max()),
         "largest_logit": float(expected.abs().max()),
@@ -231,6 +240,7 @@ FIRST = [
 CHECKS = [
     Check("zero", "ZeRO-1, 2 and 3 on one process against no ZeRO", zero, ("deepspeed",)),
     Check("compiled", "compiled layers against layers as they are", compiled),
+    Check("flex", "flex attention against plain products, and documents apart on it", flex),
 ]
 
 if __name__ == "__main__":
