@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from recipes.common.images.dataset import PreparedImages
 
-BITS = "bits per dimension"
-GLOW_FASHION_MNIST = 2.96  # published for 8-bit Fashion-MNIST, 60,000 / 10,000 pictures
 NO_PRIOR = "a VQ-VAE has no prior of its own; its sheets show reconstructions of held-out pictures"
 BINARY = "bernoulli models binary pixels: its bits are not comparable with those of 8-bit codes"
 
@@ -66,6 +64,7 @@ def _likelihood(
     config: VaeConfig, held_out: "PreparedImages", context: Context
 ) -> tuple[list[Score], dict[str, str]]:
     """Both bounds in bits a dimension with the latents in use, and the codes that need no training."""
+    from recipes.common.scores.bits import baselines
     from recipes.vae.bounds import elbo, importance_bound, value_of
     from recipes.vae.nets import load_net
     from recipes.vae.sampler import weight_files
@@ -86,47 +85,20 @@ def _likelihood(
     scores.insert(1, _bits(f"{name}, importance-weighted", told - weighted, images, draws, config))
     if config.model.likelihood == "bernoulli":
         return scores + in_use, {"baselines of bits per dimension": BINARY}
-    return scores + _baselines(config, images) + in_use, {}
+    known = baselines(images, config.data.source, settings.resamples, config.train.seed)
+    return scores + known + in_use, {}
 
 
 def _bits(model: str, nats: Any, images: "np.ndarray", draws: int, config: VaeConfig) -> Score:
     """A bound as bits a dimension, with its bootstrap interval over pictures."""
-    import numpy as np
+    from recipes.common.scores.bits import bits_score
 
-    from pipeline.scores.intervals import bootstrap_interval
-
-    dimensions = images[0].size
-    bits = nats.numpy() / (dimensions * math.log(2))
-    interval = bootstrap_interval(bits, np.ones(len(bits)), config.evaluate.resamples, config.train.seed)
     pixels = "binary pixels" if config.model.likelihood == "bernoulli" else "8-bit pixels"
     protocol = (
-        f"upper bound on -log2 p(picture) / {dimensions}, {pixels}, fp32, {draws} draws of the latents a picture; "
-        "the class counts as log2(classes) bits; 95% bootstrap interval over pictures"
+        f"upper bound on -log2 p(picture) / {images[0].size}, {pixels}, fp32, {draws} draws of the latents a picture; "
+        "the class counts as log2(classes) bits"
     )
-    return Score(BITS, model, float(bits.mean()), interval, "bits/dim", len(bits), protocol, "lower")
-
-
-def _baselines(config: VaeConfig, images: "np.ndarray") -> list[Score]:
-    """A uniform code, PNG as it is really written, and what was published for the same data."""
-    import numpy as np
-
-    from pipeline.scores.intervals import bootstrap_interval
-    from recipes.common.images.sheet import file_sizes
-
-    bits = 8 * file_sizes(images, "PNG") / images[0].size
-    interval = bootstrap_interval(bits, np.ones(len(bits)), config.evaluate.resamples, config.train.seed)
-    uniform = "256 values of equal probability"
-    files = "a file a picture, Pillow's optimize=True, headers included; 95% bootstrap interval over pictures"
-    rows = [
-        Score(BITS, "a uniform code", 8.0, None, "bits/dim", None, uniform, "lower"),
-        Score(BITS, "PNG", float(bits.mean()), interval, "bits/dim", len(bits), files, "lower"),
-    ]
-    if config.data.source == "fashion_mnist" and images.shape[1:] == (28, 28, 1):
-        protocol = "8-bit, 60,000 training and 10,000 test pictures; as published, not measured here"
-        rows.append(
-            Score(BITS, "Glow (published)", GLOW_FASHION_MNIST, None, "bits/dim", 10_000, protocol, "lower")
-        )
-    return rows
+    return bits_score(model, nats.numpy(), images, protocol, config.evaluate.resamples, config.train.seed)
 
 
 def _latents_in_use(name: str, bound: Any, groups: tuple[tuple[int, int], ...]) -> list[Score]:

@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recipes.common.images.logistic import (
+    HALF_BIN,
+    MIN_LOG_SCALE,
+    draw_logistic,
+    logistic_log_prob,
+    open_interval,
+    rounded,
+)
 from recipes.vae.config import Model
-
-MIN_LOG_SCALE = (
-    -7.0
-)  # of a logistic or Gaussian on [-1, 1]: a ninth of one of the 255 steps between pixel values
-HALF_BIN = 1 / 255  # on [-1, 1]
 
 
 class Likelihood(Protocol):
@@ -94,7 +97,8 @@ class Gaussian:
 
     def sample(self, numbers_BPCHW: Tensor, uniform_B2CHW: Tensor) -> Tensor:
         centre, log_scale = self._split(numbers_BPCHW)
-        return _rounded(centre + log_scale.exp() * torch.special.ndtri(_open(uniform_B2CHW[:, 0])))
+        quantile = torch.special.ndtri(open_interval(uniform_B2CHW[:, 0]))
+        return rounded(centre + log_scale.exp() * quantile)
 
     def _split(self, numbers_BPCHW: Tensor) -> tuple[Tensor, Tensor]:
         return numbers_BPCHW[:, 0].float(), numbers_BPCHW[:, 1].float().clamp(min=MIN_LOG_SCALE)
@@ -119,14 +123,7 @@ class LogisticMixture:
 
     def log_prob(self, numbers_BPCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
         logits, centres, log_scales = self._split(numbers_BPCHW)
-        pixels = pixels_BCHW[:, None]
-        inverse = torch.exp(-log_scales)
-        away = (pixels / 127.5 - 1 - centres) * inverse
-        half = HALF_BIN * inverse
-        # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - exp(a - b)): no difference of nearly equal numbers.
-        below, above = F.logsigmoid(away + half), F.logsigmoid(half - away)
-        inside = below + above + torch.log(-torch.expm1(-2 * half))
-        bins = torch.where(pixels == 0, below, torch.where(pixels == 255, above, inside))
+        bins = logistic_log_prob(pixels_BCHW[:, None], centres, log_scales)
         return torch.logsumexp(F.log_softmax(logits, dim=1) + bins, dim=1)
 
     def mean(self, numbers_BPCHW: Tensor) -> Tensor:
@@ -138,7 +135,7 @@ class LogisticMixture:
         reached = logits.softmax(dim=1).cumsum(dim=1) <= uniform_B2CHW[:, :1]
         chosen = reached.sum(dim=1, keepdim=True).clamp(max=self.mixtures - 1)
         centre, log_scale = centres.gather(1, chosen)[:, 0], log_scales.gather(1, chosen)[:, 0]
-        return _rounded(centre + log_scale.exp() * torch.logit(_open(uniform_B2CHW[:, 1])))
+        return draw_logistic(centre, log_scale, uniform_B2CHW[:, 1])
 
     def _split(self, numbers_BPCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, centres, log_scales = numbers_BPCHW.float().chunk(3, dim=1)
@@ -158,15 +155,5 @@ def _log_difference(log_larger: Tensor, log_smaller: Tensor) -> Tensor:
     return log_larger + torch.log(-torch.expm1(-gap))
 
 
-def _open(uniform: Tensor) -> Tensor:
-    """[0, 1) -> (0, 1), where quantile functions are finite."""
-    return uniform.clamp(2.0**-25, 1 - 2.0**-24)
-
-
 def _to_pixel_range(unit: Tensor) -> Tensor:
     return ((unit + 1) * 127.5).clamp(0, 255)
-
-
-def _rounded(unit: Tensor) -> Tensor:
-    """The pixel in whose bin a number on [-1, 1] falls; beyond the ends, the end."""
-    return ((unit + 1) * 127.5).round().clamp(0, 255)
