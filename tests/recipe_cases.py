@@ -19,6 +19,7 @@ from recipes.common.images.shape import Shape
 from recipes.common.scores.classifier import ImageClassifier
 from recipes.diffusion.diffusion import Diffusion
 from recipes.gan.gan import Gan
+from recipes.pixelcnn.pixelcnn import PixelCnn
 from recipes.vae.vae import Vae
 from tests.helpers import ROOT
 from tests.tiny_language_model import random_documents, shard_of, tiny_model
@@ -100,6 +101,9 @@ CASES: dict[str, Case] = {
     "VAE": _of_digits(Vae, (150, 0.6), "vae/digits.yaml", NO_WARMUP),
     "VQ-VAE": _of_digits(
         Vae, (400, 0.5), "vae/digits.yaml", "model.kind=vq", "model.groups=[[4, 8]]", NO_WARMUP
+    ),
+    "PixelCNN": _of_digits(
+        PixelCnn, (150, 0.5), "pixelcnn/digits.yaml", "model.dropout=0", "model.blocks=2", NO_WARMUP
     ),
     "U-Net": _of_digits(Diffusion, (150, 0.01), "diffusion/digits.yaml", NO_WARMUP),
     "DiT": _of_digits(Diffusion, (150, 0.1), "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),

@@ -38,6 +38,7 @@ OWN = {
     "vae": ("evaluate.importance_samples=2", "evaluate.pictures=30"),
     # Its nets say nothing at first, and of a label less still: large steps are heard after four.
     "diffusion": ("train.learning_rate=0.05", "sampler.steps=3", "sampler.others=[]", "evaluate.pictures=30"),
+    "pixelcnn": ("train.learning_rate=0.05", "evaluate.pictures=30"),
     "gan": ("train.critic.warmup_steps=0", "train.generator.warmup_steps=0"),
 }
 USE = ("utility.seeds=1", "utility.max_steps=2", "utility.samples=20", "utility.real=20")
