@@ -1,7 +1,7 @@
 """The PixelCNN family: pictures pixel by pixel, each given all before it; an exact likelihood."""
 
 from pipeline.run.stage import Stage
-from recipes.common.stages import image_stages
+from recipes.common.stages import image_stages, of
 from recipes.pixelcnn.config import PixelCnnConfig
 
 CONFIG = PixelCnnConfig
@@ -9,5 +9,12 @@ HEADLINE = ("bits per dimension", "Frechet distance, classifier features", "reca
 
 
 def stages(config: PixelCnnConfig) -> tuple[Stage, ...]:
-    """The image recipes' chain."""
-    return image_stages(config)
+    """The image recipes' chain, and the uses that the recipe asks for."""
+    asked = [name for name in ("completion", "anomaly", "compression") if getattr(config, name) is not None]
+    uses = [_use(config, name) for name in asked]
+    return image_stages(config, *uses)
+
+
+def _use(config: PixelCnnConfig, name: str) -> Stage:
+    drawn = ("sample",) if name == "completion" else ()
+    return Stage(name, f"recipes.pixelcnn.{name}", of(config, name, *drawn), ("prepare", "train"))

@@ -44,6 +44,26 @@ class Evaluate(ImageScores):
     pictures: int | None = what(None, "held-out pictures; none: all", ge=2)
 
 
+class Completion(Section):
+    """Pictures whose lower half is drawn given the upper one."""
+
+    pictures: int = what(10, "held-out pictures, a column each", ge=1)
+    draws: int = what(5, "completions of each", ge=1)
+
+
+class Anomaly(Section):
+    """Is a class that training never saw told apart by its likelihood?"""
+
+    pictures: int = what(1000, "held-out pictures scored", ge=20)
+    resamples: int = what(200, "bootstrap resamples behind an interval", ge=20)
+
+
+class Compression(Section):
+    """Pictures as bytes, without loss."""
+
+    pictures: int = what(200, "held-out pictures that are really coded and decoded", ge=1)
+
+
 class PixelCnnConfig(Section):
     """A PixelCNN on pictures, from settings to a scored and exported model."""
 
@@ -55,5 +75,8 @@ class PixelCnnConfig(Section):
     features: Classifier | None = Field(None, description="the classifier whose features scores look at")
     evaluate: Evaluate = Field(default=Evaluate(), description="the scoring stage")
     sample: Sheets = Field(default=Sheets(), description="the drawing stage")
+    completion: Completion | None = Field(None, description="the completion stage; none: it is not there")
+    anomaly: Anomaly | None = Field(None, description="the anomaly stage; none: it is not there")
+    compression: Compression | None = Field(None, description="the compression stage; none: it is not there")
     utility: Utility | None = Field(None, description="training on synthetic pictures; none: it is not there")
     export: ImageExport = Field(..., description="the published model")

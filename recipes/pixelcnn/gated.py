@@ -64,7 +64,8 @@ class GatedPixelCnn(nn.Module):
 
     def __init__(self, model: Model, image_size: int, channels: int, classes: int):
         super().__init__()
-        self.image_size, self.channels, self.reach = image_size, channels, model.kernel // 2
+        self.image_size, self.channels, self.classes = image_size, channels, classes
+        self.reach = model.kernel // 2
         width = model.hidden_size
         inputs = [
             channels + 1,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.common.images.logistic import MIN_LOG_SCALE, draw_logistic, logistic_log_prob
+from recipes.common.images.logistic import MIN_LOG_SCALE, logistic_log_prob
 from recipes.pixelcnn.config import Model
 
 GRID = (
@@ -31,8 +31,11 @@ class Pixels(Protocol):
     def log_prob(self, numbers_BPHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
         """Natural logarithm of each pixel's probability, all its channels together, fp32 (B, H, W)."""
 
-    def draw(self, numbers_BP: Tensor, uniform_BU: Tensor) -> Tensor:
-        """A pixel of each of B pictures as a function of C + 1 uniform numbers in [0, 1): int64 (B, C)."""
+    def conditional(self, numbers_BP: Tensor, seen_BK: Tensor) -> Tensor:
+        """Probabilities of a pixel's next channel, given its first K channels: float64 (B, L)."""
+
+    def draw(self, numbers_BP: Tensor, uniform_BC: Tensor) -> Tensor:
+        """A pixel of each of B pictures as a function of a uniform number in [0, 1) a channel: int64 (B, C)."""
 
 
 class _Levels(nn.Module):
@@ -48,6 +51,16 @@ class _Levels(nn.Module):
 
     def scaled(self, pixels_BCHW: Tensor) -> Tensor:
         return pixels_BCHW.float() * (2 / (self.levels - 1)) - 1
+
+    def draw(self, numbers_BP: Tensor, uniform_BC: Tensor) -> Tensor:
+        """By the inverse of each channel's distribution function."""
+        seen_BK = torch.zeros(len(numbers_BP), 0, dtype=torch.int64, device=numbers_BP.device)
+        for channel in range(self.channels):
+            sums_BL = self.conditional(numbers_BP, seen_BK).cumsum(-1)
+            reached = sums_BL <= uniform_BC[:, channel, None] * sums_BL[:, -1:]
+            chosen_B1 = reached.sum(-1, keepdim=True).clamp(max=self.levels - 1)
+            seen_BK = torch.cat([seen_BK, chosen_B1], 1)
+        return seen_BK
 
 
 class Softmax(_Levels):
@@ -69,14 +82,10 @@ class Softmax(_Levels):
             found.append(own.log_softmax(-1).gather(-1, pixels_BCHW[:, channel, :, :, None])[..., 0])
         return torch.stack(found).sum(0)
 
-    def draw(self, numbers_BP: Tensor, uniform_BU: Tensor) -> Tensor:
-        logits = _on_grid(numbers_BP).unflatten(1, (self.channels, self.levels))
-        pixels = torch.zeros(len(logits), 0, dtype=torch.int64, device=logits.device)
-        for channel in range(self.channels):
-            masses = self._given(logits[:, channel], channel, pixels).double().softmax(-1).cumsum(-1)
-            chosen = (masses <= uniform_BU[:, channel + 1, None]).sum(-1).clamp(max=self.levels - 1)
-            pixels = torch.cat([pixels, chosen[:, None]], 1)
-        return pixels
+    def conditional(self, numbers_BP: Tensor, seen_BK: Tensor) -> Tensor:
+        channel = seen_BK.shape[1]
+        logits = _on_grid(numbers_BP).unflatten(1, (self.channels, self.levels))[:, channel]
+        return self._given(logits, channel, seen_BK).double().softmax(-1)
 
     def _given(self, logits: Tensor, channel: int, pixels: Tensor) -> Tensor:
         """Logits (..., L) of a channel, given the channels before it in pixels (..., C)."""
@@ -104,19 +113,19 @@ class LogisticMixture(_Levels):
             )
         return torch.logsumexp(total, -1)
 
-    def draw(self, numbers_BP: Tensor, uniform_BU: Tensor) -> Tensor:
+    def conditional(self, numbers_BP: Tensor, seen_BK: Tensor) -> Tensor:
+        """The mixture over the next channel's values, its components weighed by how they explain those before."""
         logits, centres, log_scales, weights = self._split(_on_grid(numbers_BP))
-        reached = logits.double().softmax(-1).cumsum(-1) <= uniform_BU[:, :1]
-        chosen_B1 = reached.sum(-1, keepdim=True).clamp(max=self.mixtures - 1)
-        scaled = torch.zeros(len(logits), self.channels, device=logits.device)
-        pixels = []
-        for channel in range(self.channels):
-            centre = self._centre(centres, weights, channel, scaled[..., None]).gather(-1, chosen_B1)[:, 0]
-            log_scale = log_scales[:, channel].gather(-1, chosen_B1)[:, 0]
-            drawn = draw_logistic(centre, log_scale, uniform_BU[:, channel + 1])
-            scaled[:, channel] = self.scaled(drawn)
-            pixels.append(drawn.long())
-        return torch.stack(pixels, 1)
+        scaled, total_BM = self.scaled(seen_BK), F.log_softmax(logits, -1)
+        channel = seen_BK.shape[1]
+        for before in range(channel):
+            centre = self._centre(centres, weights, before, scaled[..., None])
+            value = seen_BK[:, before, None].float()
+            total_BM = total_BM + logistic_log_prob(value, centre, log_scales[:, before])
+        centre = self._centre(centres, weights, channel, scaled[..., None])[:, None]
+        values_L1 = torch.arange(float(self.levels), device=centre.device)[:, None]
+        own_BLM = logistic_log_prob(values_L1, centre, log_scales[:, channel, None])
+        return torch.logsumexp((total_BM[:, None] + own_BLM).double(), -1).softmax(-1)
 
     def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(..., P) -> logits (..., M), centres and log scales (..., C, M), and how means follow (..., pairs, M)."""

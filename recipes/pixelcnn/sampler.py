@@ -1,6 +1,6 @@
 """Pictures by seed, pixel by pixel. Each pixel costs one column of each layer, for what came before is kept.
 
-B pictures, C channels, F feature maps, K reach of a kernel, S pixels a side, U uniform numbers a pixel.
+B pictures, C channels, F feature maps, K reach of a kernel, S pixels a side.
 """
 
 from collections.abc import Callable
@@ -46,14 +46,30 @@ def _draw(net: GatedPixelCnn, seeds: list[int], labels: list[int]) -> Tensor:
 
 
 def coins_of(net: GatedPixelCnn, seeds: list[int]) -> Tensor:
-    """The uniform numbers that decide the pixels of each seed, fp32 (B, S, S, C + 1)."""
-    shape = (net.image_size, net.image_size, net.channels + 1)
+    """The uniform numbers that decide the pixels of each seed, fp32 (B, S, S, C)."""
+    shape = (net.image_size, net.image_size, net.channels)
     return torch.from_numpy(np.stack([noise.uniform(seed, "pixels", 0, shape) for seed in seeds]))
 
 
 @torch.no_grad()
+def completed(
+    net: GatedPixelCnn, images_BSSC: Tensor, labels: list[int], seeds: list[int], known: int
+) -> np.ndarray:
+    """uint8 (B, S, S, C): pictures of which the first `known` pixels, in order, are kept and the rest are drawn."""
+    device = next(net.parameters()).device
+    found = []
+    for begin in range(0, len(seeds), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        given = net.likelihood.quantised(images_BSSC[part].to(device))
+        coins = coins_of(net, seeds[part]).to(device)
+        pixels = drawn(net, torch.tensor(labels[part], device=device), coins, given, known)
+        found.append(to_images(net, pixels).cpu().numpy())
+    return np.concatenate(found)
+
+
+@torch.no_grad()
 def drawn(
-    net: GatedPixelCnn, labels_B: Tensor, coins_BSSU: Tensor, given_BSSC: Tensor | None = None, known: int = 0
+    net: GatedPixelCnn, labels_B: Tensor, coins_BSSC: Tensor, given_BSSC: Tensor | None = None, known: int = 0
 ) -> Tensor:
     """Levels int64 (B, S, S, C), each pixel drawn given all before it.
 
@@ -71,13 +87,13 @@ def drawn(
         for column in range(size):
             numbers_BP = columns.numbers(column, pixels_BSSC)
             if row * size + column >= known:
-                coins = coins_BSSU[:, row, column]
+                coins = coins_BSSC[:, row, column]
                 pixels_BSSC[:, row, column] = net.likelihood.draw(numbers_BP, coins)
     return pixels_BSSC
 
 
 @torch.no_grad()
-def drawn_naively(net: GatedPixelCnn, labels_B: Tensor, coins_BSSU: Tensor) -> Tensor:
+def drawn_naively(net: GatedPixelCnn, labels_B: Tensor, coins_BSSC: Tensor) -> Tensor:
     """The same by a pass over the whole picture for each pixel: what `drawn` is held against."""
     size = net.image_size
     pixels_BSSC = torch.zeros(
@@ -87,7 +103,7 @@ def drawn_naively(net: GatedPixelCnn, labels_B: Tensor, coins_BSSU: Tensor) -> T
         for column in range(size):
             scaled_BCSS = net.likelihood.scaled(pixels_BSSC).permute(0, 3, 1, 2)
             numbers_BP = net.numbers(scaled_BCSS, labels_B)[:, :, row, column]
-            pixels_BSSC[:, row, column] = net.likelihood.draw(numbers_BP, coins_BSSU[:, row, column])
+            pixels_BSSC[:, row, column] = net.likelihood.draw(numbers_BP, coins_BSSC[:, row, column])
     return pixels_BSSC
 
 

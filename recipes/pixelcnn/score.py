@@ -21,3 +21,9 @@ def nats_of(net: GatedPixelCnn, images_BSSC: np.ndarray, labels_B: np.ndarray) -
         )
         found.append(-net(images.to(device), labels.to(device)).double().cpu())
     return torch.cat(found).numpy()
+
+
+def marginal_nats_of(net: GatedPixelCnn, images_BSSC: np.ndarray, labels: list[int]) -> np.ndarray:
+    """-log p(picture), nats, float64 (B,): the mean over these labels, which are equally probable."""
+    each = [nats_of(net, images_BSSC, np.full(len(images_BSSC), label)) for label in labels]
+    return np.log(len(labels)) - np.logaddexp.reduce(-np.stack(each), axis=0)

@@ -8,9 +8,6 @@ and one kind of processor: the file names both, and its checksum tells where it 
 S pixels a side, C channels, N latents of a picture, n symbols coded together.
 """
 
-import hashlib
-import json
-import platform
 from functools import partial
 
 import numpy as np
@@ -18,10 +15,11 @@ import torch
 from torch import Tensor
 
 from pipeline.train.recipe import derived_seed
+from recipes.common.coded import DamagedMessage, checksum, damaged, split_header, with_header
+from recipes.common.rans import PRECISION, SLOTS, Message, pieces, pop_table, push_table, table
 from recipes.common.threads import one_thread
 from recipes.vae.ladder import Ladder
 from recipes.vae.likelihoods import Likelihood
-from recipes.vae.rans import PRECISION, SLOTS, Message, pieces, pop_table, push_table, table
 
 LANES = 128  # states; each costs four bytes of the whole message
 BUCKET_BITS = 12  # log2 of the buckets of equal mass under the prior that a latent is one of
@@ -31,22 +29,13 @@ WIDTH = SLOTS // BUCKETS  # slots of a bucket under the prior
 FREE = SLOTS - BUCKETS  # slots shared out by mass, after each bucket has one
 
 
-class DamagedMessage(ValueError):
-    """What was decoded is not what the file's checksum says."""
-
-
 def encode(net: Ladder, images_BSSC: np.ndarray, labels_B: np.ndarray) -> bytes:
     """A file: a line of JSON, then the message."""
     message = Message(LANES, _first_words(net.latents))
     with one_thread(), torch.no_grad():
         for place, (image, label) in enumerate(zip(images_BSSC, labels_B, strict=True)):
             _push_picture(message, net, np.array(image), int(label), _turns(net, place))
-    header = {
-        "pictures": len(images_BSSC),
-        "sha256": hashlib.sha256(np.ascontiguousarray(images_BSSC).tobytes()).hexdigest(),
-        "made_by": _machine(),
-    }
-    return json.dumps(header).encode() + b"\n" + message.to_bytes()
+    return with_header(images_BSSC, message.to_bytes())
 
 
 def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -55,9 +44,9 @@ def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DamagedMessage: the checksum is another one; the file was made on another machine, or its bytes have changed.
     """
-    line, _, rest = content.partition(b"\n")
+    header, rest = split_header(content)
     try:
-        header, message = json.loads(line), Message.from_bytes(rest, LANES)
+        message = Message.from_bytes(rest, LANES)
     except ValueError as error:
         raise DamagedMessage(f"this is no file of coded pictures: {error}") from error
     try:
@@ -65,15 +54,11 @@ def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
             places = reversed(range(header["pictures"]))
             pairs = [_pop_picture(message, net, _turns(net, place)) for place in places]
     except ValueError as error:
-        raise _damaged(header) from error
+        raise damaged(header) from error
     images = np.stack([image for image, _ in reversed(pairs)])
-    if hashlib.sha256(images.tobytes()).hexdigest() != header["sha256"]:
-        raise _damaged(header)
+    if checksum(images) != header["sha256"]:
+        raise damaged(header)
     return images, np.array([label for _, label in reversed(pairs)])
-
-
-def _damaged(header: dict) -> DamagedMessage:
-    return DamagedMessage(f"the checksum differs: made by {header['made_by']}, read by {_machine()}")
 
 
 def _push_picture(
@@ -237,7 +222,3 @@ def _first_words(latents: int) -> np.ndarray:
     """Random bits for the first picture's latents, more than they can need; what is left is not stored."""
     count = latents * PRECISION // 32 + LANES
     return np.random.default_rng(derived_seed(0, "first words")).integers(0, 1 << 32, count, dtype=np.uint32)
-
-
-def _machine() -> str:
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"

@@ -1,13 +1,7 @@
 """Stage `compression`: held-out pictures as bytes and back, without loss in a file and with loss along a curve."""
 
-import lzma
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.export import ROOT
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.results import Score
@@ -15,11 +9,10 @@ from pipeline.run.stage import Context
 from recipes.vae.config import VaeConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from recipes.vae.rate_distortion import Point
 
-FILE, CURVE = "pictures.bits", "rate_distortion.json"
+OWN = "VAE, bits back"
+CURVE = "rate_distortion.json"
 FITTED = 2000  # training pictures that the lossy coder's tables are fitted to
 
 
@@ -42,6 +35,7 @@ def run(context: Context) -> dict[str, Any]:
     """
     import numpy as np
 
+    from recipes.common import coded
     from recipes.common.images.dataset import PreparedImages
     from recipes.vae import codec, rate_distortion
     from recipes.vae.chart import draw_curves
@@ -56,70 +50,22 @@ def run(context: Context) -> dict[str, Any]:
     net = load_net(context.inputs["train"], weights)
     context.terminal.write(f"compression: {len(images)} pictures to bits and back\n")
     content = codec.encode(net, images, labels)
-    (context.out / FILE).write_bytes(content)
-    compare(decoded_afresh(context.inputs["train"], weights, context.out / FILE), images)
+    (context.out / coded.FILE).write_bytes(content)
+    reader, trained = "recipes.vae.decompress", context.inputs["train"]
+    coded.compare(coded.decoded_afresh(reader, trained, weights, context.out / coded.FILE), images)
     train = PreparedImages.open(context.inputs["prepare"], "train")
     known = rate_distortion.fitted(net, train.images[:FITTED], train.labels[:FITTED])
     points = rate_distortion.curve(net, known, images, labels, config.compression.steps)
     points += rate_distortion.rivals(images)
     (context.out / CURVE).write_text(rate_distortion.points_json(points))
     draw_curves(points, context.out / "rate_distortion.png")
-    scores = lossless_scores(images, len(content), parameters=sum(p.numel() for p in net.parameters()))
+    parameters = sum(p.numel() for p in net.parameters())
+    scores = coded.lossless_scores(images, OWN, len(content), "bits back with an entropy coder", parameters)
     scores += lossy_scores(points, len(images))
     write_json(
         context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": {}}
     )
     return {score.key: score.value for score in scores} | {"pictures_equal": len(images)}
-
-
-def decoded_afresh(trained: Path, weights: str, file: Path) -> "np.ndarray":
-    """The pictures in `file`, from a process that has never seen them.
-
-    Raises:
-        RuntimeError: it read none.
-    """
-    import numpy as np
-
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "pictures.npy"
-        command = [sys.executable, "-m", "recipes.vae.decompress", str(trained), weights, str(file), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        if done.returncode:
-            raise RuntimeError(f"{file.name} could not be read back:\n{done.stderr[-2000:]}")
-        return np.load(out)
-
-
-def compare(decoded: "np.ndarray", images: "np.ndarray") -> None:
-    """Raises RuntimeError where a byte differs."""
-    import numpy as np
-
-    if not np.array_equal(decoded, images):
-        raise RuntimeError(f"{FILE} holds other pictures than those that were coded")
-
-
-def lossless_scores(images: "np.ndarray", size: int, parameters: int) -> list[Score]:
-    """Bytes a picture of the model's file, beside PNG and WebP a picture each, and one xz over all."""
-    from recipes.common.images.sheet import file_sizes
-
-    count = len(images)
-    own = (
-        "bits back with an entropy coder; one file with its header, read back bit for bit by a fresh process; "
-        f"the model's {parameters:,} parameters are not counted"
-    )
-    sizes = {
-        "VAE, bits back": (size, own),
-        "PNG": (int(file_sizes(images, "PNG").sum()), "a file a picture, Pillow's optimize=True"),
-        "WebP lossless": (int(file_sizes(images, "WEBP").sum()), "a file a picture, method 6"),
-        "xz": (
-            len(lzma.compress(images.tobytes(), preset=9 | lzma.PRESET_EXTREME)),
-            "xz -9e over all pixels",
-        ),
-        "raw": (images.size, "a byte a pixel and channel"),
-    }
-    return [
-        Score("bytes a picture, lossless", name, total / count, None, "bytes", count, protocol, "lower")
-        for name, (total, protocol) in sizes.items()
-    ]
 
 
 def lossy_scores(points: "list[Point]", count: int) -> list[Score]:

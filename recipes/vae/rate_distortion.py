@@ -18,9 +18,9 @@ from torch import Tensor
 
 from recipes.common.images.dataset import to_unit
 from recipes.common.images.sheet import encoded, sheet
+from recipes.common.rans import Message, pop_table, push_table, table
 from recipes.vae.blocks import to_resolution
 from recipes.vae.ladder import Ladder
-from recipes.vae.rans import Message, pop_table, push_table, table
 from recipes.vae.reconstruction import psnr
 from recipes.vae.sampler import to_images
 

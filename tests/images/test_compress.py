@@ -9,9 +9,12 @@ import torch
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
+from recipes.common import coded
+from recipes.common.coded import DamagedMessage
+from recipes.common.rans import PRECISION, Message, pop_table, push_table, table
+from recipes.common.scores.anomaly import auroc
 from recipes.vae import anomaly, compression, rate_distortion
-from recipes.vae.codec import DamagedMessage, _posterior_edge, decode, encode
-from recipes.vae.rans import PRECISION, Message, pop_table, push_table, table
+from recipes.vae.codec import _posterior_edge, decode, encode
 from tests.images.vae_cases import shaken_net, vae_config
 
 SMALL = ("model.hidden_size=8", "model.groups=[[1,4],[4,3]]")
@@ -159,10 +162,12 @@ def test_a_fresh_process_reads_the_file(tmp_path):
     save_file(weights, tmp_path / "vae.safetensors")
     images = pictures("noise")
     (tmp_path / "pictures.bits").write_bytes(encode(net, images, np.arange(6)))
-    found = compression.decoded_afresh(tmp_path, "vae.safetensors", tmp_path / "pictures.bits")
-    compression.compare(found, images)
+    found = coded.decoded_afresh(
+        "recipes.vae.decompress", tmp_path, "vae.safetensors", tmp_path / "pictures.bits"
+    )
+    coded.compare(found, images)
     with pytest.raises(RuntimeError, match="other pictures"):
-        compression.compare(found, images ^ 1)
+        coded.compare(found, images ^ 1)
 
 
 def test_rounded_latents_come_back_and_coarser_ones_are_shorter():
@@ -202,7 +207,10 @@ def test_curves_are_compared_at_the_vaes_sizes_and_not_beyond_their_ends():
 
 
 def test_lossless_sizes_are_those_of_files():
-    sizes = {score.model: score.value for score in compression.lossless_scores(pictures("black"), 600, 10)}
+    sizes = {
+        score.model: score.value
+        for score in coded.lossless_scores(pictures("black"), "VAE, bits back", 600, "bits back", 10)
+    }
     assert sizes["VAE, bits back"] == 100 and sizes["raw"] == 64
     assert sizes["xz"] < sizes["WebP lossless"] < sizes["PNG"] < 100
 
@@ -220,8 +228,8 @@ def test_auroc_is_scikit_learns_and_ties_count_half():
 
     random = np.random.default_rng(0)
     values, unseen = random.integers(0, 6, 200).astype(float), random.random(200) < 0.3
-    assert anomaly.auroc(values, unseen) == pytest.approx(roc_auc_score(unseen, values))
-    assert anomaly.auroc(np.ones(10), np.arange(10) < 4) == 0.5
+    assert auroc(values, unseen) == pytest.approx(roc_auc_score(unseen, values))
+    assert auroc(np.ones(10), np.arange(10) < 4) == 0.5
 
 
 def test_anomaly_needs_a_class_that_was_left_out():

@@ -11,6 +11,7 @@ from recipes.pixelcnn.config import Model
 from recipes.pixelcnn.gated import GatedPixelCnn, initialise
 from recipes.pixelcnn.pixels import LogisticMixture, Softmax
 from recipes.pixelcnn.sampler import coins_of, drawn, drawn_naively, sampler_of, to_images
+from recipes.pixelcnn.score import marginal_nats_of, nats_of
 from recipes.vae.likelihoods import LogisticMixture as OfTheVae
 
 SMALL = {"hidden_size": 8, "blocks": 3, "kernel": 3, "likelihood": "softmax"}
@@ -79,6 +80,23 @@ def test_probabilities_of_all_values_sum_to_one(kind):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channel_by_channel_a_pixel_has_the_probability_that_it_has_at_once(kind, channels):
+    """What is drawn and coded by, against what is learnt by."""
+    likelihood = net_of(4, channels, **KINDS[kind]).likelihood
+    numbers = (2 * torch.randn(6, likelihood.numbers) / 2**-10).round() * 2**-10
+    pixels = torch.randint(0, likelihood.levels, (6, channels))
+    product = torch.zeros(6, dtype=torch.float64)
+    for channel in range(channels):
+        shares = likelihood.conditional(numbers, pixels[:, :channel])
+        torch.testing.assert_close(shares.sum(-1), torch.ones(6, dtype=torch.float64))
+        product += shares[torch.arange(6), pixels[:, channel]].log()
+    at_once = likelihood.log_prob(numbers[:, :, None, None], pixels[:, :, None, None])[:, 0, 0]
+    torch.testing.assert_close(product.float(), at_once, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_summed_over_blue_logistics_of_three_channels_are_those_of_two():
     three, two = LogisticMixture(3, 3), LogisticMixture(2, 3)
     numbers = 2 * torch.randn(4, three.numbers, 1, 1)
@@ -135,7 +153,7 @@ def test_cached_sampling_is_naive_sampling_bit_for_bit(kind, channels, kernel):
 def test_what_is_drawn_has_the_probabilities_that_the_net_gives():
     """4,000 draws of the first pixel of 4 levels: their shares are within 4 standard errors."""
     net = net_of(2, 1, levels=4, classes=0, blocks=1)
-    coins = torch.rand(4000, 2, 2, 2)
+    coins = torch.rand(4000, 2, 2, 1)
     shares = (
         torch.bincount(drawn(net, torch.zeros(4000, dtype=torch.int64), coins)[:, 0, 0, 0], minlength=4)
         / 4000
@@ -197,3 +215,10 @@ def test_levels_are_told_apart_evenly():
     values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     assert torch.bincount(likelihood.quantised(values).flatten()).tolist() == [64] * 4
     assert likelihood.scaled(torch.tensor([0, 3])).tolist() == [-1, 1]
+
+
+def test_the_probability_of_a_picture_is_the_mean_over_the_classes():
+    net, images = net_of(5, 1, scale=1.5), pictures(7, 5).numpy()
+    each = torch.stack([torch.from_numpy(-nats_of(net, images, np.full(7, label))) for label in (0, 2)])
+    expected = -(each.exp().mean(0)).log()
+    np.testing.assert_allclose(marginal_nats_of(net, images, [0, 2]), expected.numpy(), rtol=1e-9)

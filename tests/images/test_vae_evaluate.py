@@ -4,7 +4,6 @@ import io
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context, Stage
 from recipes.common.images.shape import Shape
+from recipes.common.scores.bits import baselines
 from recipes.vae import anomaly, evaluate
 from recipes.vae.nets import NETS, describe
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
@@ -79,12 +79,7 @@ def test_the_class_is_paid_for(tmp_path, no_pictures):
 def test_glow_is_quoted_for_fashion_mnist_alone():
     images = np.zeros((3, 28, 28, 1), np.uint8)
     for source, shown in (("fashion_mnist", True), ("digits", False)):
-        config = SimpleNamespace(
-            data=SimpleNamespace(source=source),
-            evaluate=SimpleNamespace(resamples=20),
-            train=SimpleNamespace(seed=0),
-        )
-        models = {score.model: score.value for score in evaluate._baselines(config, images)}
+        models = {score.model: score.value for score in baselines(images, source, 20, 0)}
         assert (models.get("Glow (published)") == 2.96) == shown
 
 
