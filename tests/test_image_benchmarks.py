@@ -10,7 +10,7 @@ from torch import nn
 from recipes.common.images.shape import Shape
 from recipes.diffusion.config import Unet
 from recipes.diffusion.nets import build_net
-from tests.benchmarks import image_peers, images
+from tests.benchmarks import image_peers, images, siblings
 
 
 @pytest.mark.parametrize(
@@ -127,3 +127,14 @@ def test_every_entrant_trains_afresh_for_as_long_and_in_turns(monkeypatch, tmp_p
         monkeypatch.setattr(images, name, value)
     assert images.after_equal_time(counting_race, ["slow", "fast"], tmp_path) == {"slow": 5.0, "fast": 9.0}
     assert order == ["slow", "fast"] * 3 + ["fast"] * 2
+
+
+def test_cached_sampling_is_timed_against_equal_pictures():
+    found = siblings.pixelcnn(size=5, pictures=2, repeats=2)
+    assert found["cached_over_naive"]["median"] > 0 and found["pictures"] == 2
+
+
+def test_no_figure_is_given_of_samplers_that_draw_otherwise(monkeypatch):
+    monkeypatch.setattr(siblings, "drawn_naively", lambda net, labels, coins: torch.zeros(2, 5, 5, 1) - 1)
+    with pytest.raises(SystemExit, match="draws other pixels"):
+        siblings.pixelcnn(size=5, pictures=2, repeats=2)

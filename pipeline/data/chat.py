@@ -107,7 +107,8 @@ class ChatEncoder:
         Raises:
             UserError: as ChatTemplate.rows.
         """
-        shown = self.template.mask(self.template.with_tools_as_text(messages, tools)[0])
+        messages, tools = self.template.with_tools_as_text(messages, tools)
+        shown = self.template.mask(messages)
         return [self._layout(row, shown) for row in self.template.rows(messages, tools, self.taught)]
 
     def document(self, text: str) -> Layout:

@@ -33,6 +33,7 @@ def run_stage(tmp_path, ours):
         on_bad_row="error",
         tokenizer=ours,
         model_config=None,
+        chat=(),
         **data,
     ):
         tokenizer.save_pretrained(tmp_path / "base" / "model")
@@ -40,7 +41,7 @@ def run_stage(tmp_path, ours):
             write_lines(tmp_path / "base" / "model" / "config.json", [model_config])
         write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
         write_lines(tmp_path / "chat.jsonl", [{"messages": messages} for messages in conversations])
-        config = recipe(tmp_path, on_bad_row, **data)
+        config = recipe(tmp_path, on_bad_row, dict(chat), **data)
         tokenize.check(config)
         out = tmp_path / "out"
         out.mkdir()
@@ -49,7 +50,7 @@ def run_stage(tmp_path, ours):
     return run
 
 
-def recipe(directory, on_bad_row, **data):
+def recipe(directory, on_bad_row, chat=None, **data):
     rows = {"source": "jsonl", "held_out": 0.3, "on_bad_row": on_bad_row, **data}
     training = {"max_steps": 1, "train_batch_size": 1, "learning_rate": 1e-3}
     return LanguageModelConfig.model_validate(
@@ -57,7 +58,7 @@ def recipe(directory, on_bad_row, **data):
             "recipe": "llm",
             "run": {"output_dir": directory},
             "corpus": {**rows, "path": str(directory / "texts.jsonl")},
-            "chat": {**rows, "path": str(directory / "chat.jsonl")},
+            "chat": {**rows, "path": str(directory / "chat.jsonl")} | (chat or {}),
             "model": {"pretrained": "somewhere"},
             "pretrain": training,
             "finetune": training,
@@ -254,6 +255,18 @@ def test_a_template_that_fails_on_the_third_conversation_is_told_by_its_row(run_
         run_stage(tokenizer=tokenizer)
     assert str(refused.value).startswith("chat.jsonl:3: the chat template refuses a conversation")
     assert "no twos\nway out: mend this row, or chat.on_bad_row=skip" in str(refused.value)
+
+
+def test_what_was_done_to_a_row_is_counted_once(run_stage, with_template, tmp_path):
+    """A call that a template cannot write, as text."""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    talk = [{"role": "user", "content": "Add."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    _, out = run_stage(
+        conversations=[*CONVERSATIONS, *[[talk[0] | {"content": f"Add {n}."}, talk[1]] for n in range(5)]],
+        chat={"unwritten": "text"},
+    )
+    notes = json.loads((out / "ledger.json").read_text())["notes"]
+    assert [count for words, count in notes.items() if "written as text" in words] == [5]
 
 
 def test_such_a_conversation_can_be_left_out_and_is_counted(run_stage, with_template):
