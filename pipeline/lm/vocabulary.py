@@ -13,10 +13,10 @@ import heapq
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
@@ -81,8 +81,8 @@ def _has_words(backend: Backend) -> bool:
 def grown(
     tokenizer: PreTrainedTokenizerFast,
     files: Path | None,
-    tokens: Iterable[str],
-    special: Iterable[str],
+    tokens: Sequence[str],
+    special: Sequence[str],
     merges: list[tuple[str, str]],
     out: Path,
 ) -> tuple[PreTrainedTokenizerFast, list[Added]]:
@@ -93,43 +93,51 @@ def grown(
     Raises:
         UserError: as check_listed.
     """
-    from tokenizers import AddedToken
     from transformers import AutoTokenizer
 
-    listed = {"add_tokens": list(tokens), "add_special_tokens": list(special)}
-    for key, values in listed.items():
-        check_listed(tokenizer, values, key)
+    check_listed(tokenizer, tokens, "add_tokens")
+    check_listed(tokenizer, special, "add_special_tokens")
     _copy_files(tokenizer, files, out)
-    old = tokenizer.backend_tokenizer
-    tree = json.loads(old.to_str())
-    entries, added = tree["model"]["vocab"], []
-    first = max(tokenizer.get_vocab().values()) + 1
-    spelled: dict[str, tuple[int, ...]] = {}
-    pairs = tree["model"].get("merges") or []
-    as_text = bool(pairs) and isinstance(pairs[0], str)
-    for left, right in merges:
-        token = left + right
-        spelled[token] = _spelled(left, entries, spelled) + _spelled(right, entries, spelled)
-        added.append(Added(token, first + len(added), spelled[token]))
-        pairs.append(f"{left} {right}" if as_text else [left, right])
-    entries |= {one.token: one.id for one in added}
+    tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = _merged(tree["model"], merges, max(tokenizer.get_vocab().values()) + 1)
     (out / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
     new = AutoTokenizer.from_pretrained(out, local_files_only=True)
-    for key, values in listed.items():
-        for token in values:
-            if key == "add_tokens":
-                before = old.encode(token, add_special_tokens=False).ids
-                new.add_tokens([AddedToken(token, normalized=False)])
-            else:
-                before = []
-                new.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
-            added.append(Added(token, new.convert_tokens_to_ids(token), tuple(before)))
-    if any(listed.values()):
+    if tokens or special:
+        added += _listed(new, tokenizer.backend_tokenizer, tokens, special)
         new.save_pretrained(out)
         new = AutoTokenizer.from_pretrained(out, local_files_only=True)
     wrong = [one for one in added if new.convert_tokens_to_ids(one.token) != one.id]
     assert not wrong, f"tokens that did not get their ids: {wrong[:3]}"
     return new, added
+
+
+def _merged(model: dict[str, Any], merges: list[tuple[str, str]], first: int) -> list[Added]:
+    """Put further merges into the model of a tokenizer.json; what they make, with ids from `first` on."""
+    added: list[Added] = []
+    spelled: dict[str, tuple[int, ...]] = {}
+    for left, right in merges:
+        token = left + right
+        spelled[token] = _spelled(left, model["vocab"], spelled) + _spelled(right, model["vocab"], spelled)
+        added.append(Added(token, first + len(added), spelled[token]))
+        as_text = isinstance(model["merges"][0], str)
+        model["merges"].append(f"{left} {right}" if as_text else [left, right])
+    model["vocab"] |= {one.token: one.id for one in added}
+    return added
+
+
+def _listed(
+    new: PreTrainedTokenizerFast, old: Backend, tokens: Sequence[str], special: Sequence[str]
+) -> list[Added]:
+    """Give a tokenizer tokens that are cut out of a text before anything else is; control tokens spell nothing."""
+    from tokenizers import AddedToken
+
+    new.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    controls = [AddedToken(token, special=True, normalized=False) for token in special]
+    new.add_tokens(controls, special_tokens=True)
+    words = {token: tuple(old.encode(token, add_special_tokens=False).ids) for token in tokens}
+    return [
+        Added(token, new.convert_tokens_to_ids(token), words.get(token, ())) for token in (*tokens, *special)
+    ]
 
 
 def _spelled(token: str, entries: dict[str, int], new: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
