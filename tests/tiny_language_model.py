@@ -45,7 +45,7 @@ def tiny_model(
 
     scale: standard deviation of the weights; 0.2 gives logits of a trained model's size.
     """
-    config = ARCHITECTURES[architecture] | {"initializer_range": scale} | fields
+    config = ARCHITECTURES.get(architecture, {}) | {"initializer_range": scale} | fields
     settings = Model(architecture=architecture, attention=attention, config=config)
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     torch.manual_seed(0)

@@ -148,6 +148,9 @@ class Lora(Section):
     target_modules: tuple[str, ...] | Literal["all-linear"] = what(
         "all-linear", "names of the adapted modules"
     )
+    target_parameters: tuple[str, ...] = what(
+        (), "names of tensors that no linear module holds, such as experts.gate_up_proj, adapted as well"
+    )
     exclude_modules: tuple[str, ...] = what(
         (), "names of modules that target_modules would reach, left as they are"
     )
@@ -161,6 +164,14 @@ class Lora(Section):
     use_rslora: bool = what(False, "scale by alpha / sqrt(r)")
     use_dora: bool = what(False, "weight-decomposed adapters")
     loraplus_lr_ratio: float = what(1.0, "learning rate of B over that of A (LoRA+)", gt=0)
+
+    @model_validator(mode="after")
+    def _of_tensors(self) -> "Lora":
+        if self.target_parameters and (self.lora_dropout or self.use_dora):
+            raise ValueError(
+                "target_parameters are adapted without lora_dropout and use_dora: peft has neither there"
+            )
+        return self
 
 
 class Finetune(Lasting):

@@ -41,6 +41,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora, new_tokens: list[int] | Non
             _kind(module) == "Conv1D" for module in model.modules()
         ),  # GPT-2 stores its matrices so
         exclude_modules=[*lora.exclude_modules, *left] or None,
+        target_parameters=list(lora.target_parameters) or None,
         trainable_token_indices=_rows_of(model, new_tokens) if new_tokens else None,
     )
     adapted = peft.get_peft_model(model, settings)
@@ -91,8 +92,8 @@ def check_targets(model: PreTrainedModel, lora: Lora) -> None:
     """Refuse names that reach nothing in the model, empty or not, which peft would pass over in silence.
 
     Raises:
-        UserError: a target or a pattern names no linear module, a module to save or to exclude is not there or is tied
-            to another, a layer has a number that no layer has.
+        UserError: a target or a pattern names no linear module, or no tensor, a module to save or to exclude is not
+            there or is tied to another, a layer has a number that no layer has.
     """
     modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules() if name}
     linear = {name for name, module in modules.items() if _is_linear(module)}
@@ -107,6 +108,18 @@ def check_targets(model: PreTrainedModel, lora: Lora) -> None:
                 raise UserError(
                     f"finetune.lora.{key}: {name!r} matches no linear module\n{nearest(name, linear)}"
                 )
+    tensors = [name for name, parameter in model.named_parameters() if parameter.dim() == 3]
+    for name in lora.target_parameters:
+        if not any(tensor.endswith(f".{name}") for tensor in tensors):
+            known = sorted({".".join(tensor.split(".")[-2:]) for tensor in tensors})
+            raise UserError(
+                f"finetune.lora.target_parameters: {name!r} matches no tensor of three dimensions\n"
+                + (
+                    nearest(name, known)
+                    if known
+                    else "this model has none: target_modules reach all its matrices"
+                )
+            )
     for key in ("exclude_modules", "modules_to_save"):
         for name in getattr(lora, key):
             if name not in modules:

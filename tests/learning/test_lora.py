@@ -121,6 +121,51 @@ def merged_by_hand(net: PeftModel, kind: str) -> dict[str, Tensor]:
     return merged
 
 
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+OF_EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+
+
+def mixture() -> PeftModel:
+    net = tiny_model("mixtral", 32, **ARCHITECTURES["llama"], **EXPERTS)
+    return lora.add_adapters(
+        net, Lora(r=4, lora_alpha=6.0, target_modules=("q_proj",), target_parameters=OF_EXPERTS)
+    )
+
+
+def test_the_experts_of_a_mixture_are_adapted_trained_and_merged(tmp_path):
+    """They are one tensor of three dimensions, which no name of a module reaches."""
+    plain = tiny_model("mixtral", 32, **ARCHITECTURES["llama"], **EXPERTS)
+    assert torch.equal(logits(mixture()), logits(plain))
+    net = mixture()
+    before = weights(net)
+    trainer, figures = trained(tmp_path, DOCUMENTS, lambda: net)
+    moved = changed(before, weights(net))
+    assert moved == {name for name in before if "lora_" in name}
+    assert sum(".experts." in name for name in moved) == 2 * 2 * 2  # A and B of two tensors in two layers
+    handed = {name.removeprefix("model."): tensor for name, tensor in trainer.weights("model").items()}
+    fresh = mixture()
+    model.load_weights(fresh, handed)
+    live = logits(trainer.nets()["model"].model)
+    merged = fresh.merge_and_unload()
+    assert weights(merged).keys() == weights(plain).keys()
+    grown = {
+        name.rsplit(".", 1)[-1] for name in changed(weights(plain), weights(merged)) if "experts" in name
+    }
+    assert grown == {"gate_up_proj", "down_proj"}
+    assert (logits(merged) - live).abs().max() < 1e-5 * live.abs().max()
+    assert (logits(plain) - live).abs().max() > 0.1 * live.abs().max()
+
+
+def test_tensors_that_are_not_there_are_refused():
+    net = tiny_model("mixtral", 32, **ARCHITECTURES["llama"], **EXPERTS)
+    with pytest.raises(UserError, match="'experts.up' matches no tensor(.|\n)*experts.gate_up_proj"):
+        lora.check_targets(net, Lora(target_parameters=("experts.up",)))
+    with pytest.raises(UserError, match="this model has none"):
+        lora.check_targets(tiny_model("llama", 32), Lora(target_parameters=OF_EXPERTS))
+    with pytest.raises(ValueError, match="without lora_dropout"):
+        Lora(target_parameters=OF_EXPERTS, lora_dropout=0.1)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_adapters_train_the_same_when_activations_are_recomputed(tmp_path, architecture):
     seen, calls = [], []
