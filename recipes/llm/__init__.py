@@ -12,7 +12,13 @@ from pipeline.run.stage import Stage
 
 CONFIG = LanguageModelConfig
 fitted = machine.fitted
-HEADLINE = ("bits per byte", "tool calls right", "conversation loss", "parsed functions", "multiple choice acc_norm")
+HEADLINE = (
+    "bits per byte",
+    "tool calls right",
+    "conversation loss",
+    "parsed functions",
+    "multiple choice acc_norm",
+)
 
 
 def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:

