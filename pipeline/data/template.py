@@ -41,6 +41,7 @@ TOOL = {
         "parameters": {"type": "object", "properties": {PROBE: {"type": "string", "description": "x"}}},
     },
 }
+AS_TEXT = "tools and calls written as text"
 USER, ANSWER = {"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}
 
 
@@ -133,7 +134,7 @@ class Template:
             return messages, tools
         if (self.writes_tools or not tools) and (self.call_style or not calls):
             return messages, tools
-        self.note("tools and calls written as text: the template has no place for them")
+        self.note(f"{AS_TEXT}: the template has no place for them")
         return tools_as_text(messages, tools), ()
 
     def _message(self, message: Message) -> Message:

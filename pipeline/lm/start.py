@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder
 from pipeline.data.config import Chat
+from pipeline.data.template import AS_TEXT
 from pipeline.run.errors import UserError
 from pipeline.run.units import prefixed, size
 
@@ -47,6 +48,11 @@ class Seen:
         return int((self.lengths > self.sequence_length).sum())
 
     @property
+    def unwritten(self) -> bool:
+        """Whether tools became text."""
+        return any(note.startswith(AS_TEXT) for note in self.notes)
+
+    @property
     def lora(self) -> bool:
         """Adapters where all weights and their optimizer would take more than half of the memory."""
         return self.parameters * FULL_BYTES > self.memory / 2
@@ -76,7 +82,7 @@ def first_recipe(model: str, data: str) -> str:
 def _look(chat: Chat, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Seen:
     from pipeline.lm.model import positions_of
 
-    encoder = ChatEncoder(tokenizer)
+    encoder = ChatEncoder(tokenizer, unwritten="text")
     found = list(islice(sources.conversations(chat, []), LOOKED_AT))
     layouts = [
         layout
@@ -151,6 +157,7 @@ def _text(model: str, data: str, seen: Seen) -> str:
     )
     launch = "launch/one.yaml" if processes == 1 else "launch/zero2.yaml"
     name = Path(os.path.abspath(data)).name.split(".")[0]
+    tools = "  unwritten: text              # the template has no place for tools\n" if seen.unwritten else ""
     lora = "  lora:\n    r: 16\n    lora_alpha: 32\n    target_modules: all-linear\n" if seen.lora else ""
     rate = "2.0e-4" if seen.lora else "2.0e-5"
     return f"""\
@@ -177,7 +184,7 @@ model:
 
 chat:
   path: {_quoted(data)}
-  held_out: 0.1                  # share of the conversations that are kept to be measured on
+{tools}  held_out: 0.1                  # share of the conversations that are kept to be measured on
 
 finetune:
   sequence_length: {seen.sequence_length:<15}# {long}

@@ -98,3 +98,12 @@ def test_a_model_that_is_not_there_is_named(tmp_path, model):
     (tmp_path / "d.jsonl").write_text(json.dumps(ROWS["messages"][0]))
     with pytest.raises(UserError, match=r"nowhere(.|\n)*expected: a model's directory"):
         start.first_recipe("./nowhere", str(tmp_path / "d.jsonl"))
+
+
+def test_tools_become_text_where_the_template_has_no_place_for_them(begun, model):
+    assert begun(ROWS["calls"])[1].chat.unwritten == "error"
+    tokenizer_of("gemma").save_pretrained(model)
+    text, config, stages = begun(ROWS["calls"])
+    assert config.chat.unwritten == "text" and "# note: 20 x tools and calls written as text" in text
+    check_all(config, stages, decisions(config, stages))
+    assert begun(ROWS["messages"])[1].chat.unwritten == "error"
