@@ -6,7 +6,6 @@ W columns.
 
 import math
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.run.errors import UserError
-from pipeline.train.recipe import Batch, Clock, Loss, Sum, stacked
-from recipes.common.estimate import flops_of
+from pipeline.train.recipe import Batch, Clock, Loss, Sum
 from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
-from recipes.common.images.shape import Shape
+from recipes.common.images.one_net import OneNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.diffusion.config import ZERO_STAGES, DiffusionConfig
+from recipes.diffusion.config import ZERO_STAGES
 from recipes.diffusion.nets import attend_plainly, build_net, predict
 from recipes.diffusion.objectives import noisy, signal_and_noise, target, timestep_of, weight
 from recipes.diffusion.shapes import FEW_TOKENS, null_label, tokens
@@ -50,32 +48,16 @@ class NoisyImages:
         }
 
 
-class Diffusion:
-    """Implements pipeline.train.recipe.Recipe. shape: what the pictures are like, where nothing is prepared yet."""
+class Diffusion(OneNet):
+    """Implements pipeline.train.recipe.Recipe."""
 
     turns = ("model",)
     ema = ("model",)
     zero_stages = ZERO_STAGES
-    unit = "images"
-    units_per_sample = 1
-
-    def __init__(self, config: DiffusionConfig, prepared: Path, shape: Shape | None = None):
-        self.config, self.training, self.prepared = config, config.train, prepared
-        self.optimizers = {"model": config.train}
-        self._given = shape
-
-    @cached_property
-    def shape(self) -> Shape:
-        return self._given or Shape.of(PreparedImages.open(self.prepared, "train"))
-
-    @cached_property
-    def flops_per_sample(self) -> float:
-        return flops_of(self)
 
     def blank(self, count: int) -> Batch:
-        """A batch of `count` samples of the right shapes."""
         size, channels = self.shape.image_size, self.shape.channels
-        return self.shape.blank(count) | {
+        return super().blank(count) | {
             "u": torch.zeros(count),
             "noise": torch.zeros(count, channels, size, size),
             "hidden": torch.zeros(count, dtype=torch.bool),
@@ -87,10 +69,7 @@ class Diffusion:
         return NoisyImages(images, seed, "train", train.condition_dropout)
 
     def held_out(self) -> NoisyImages:
-        images = ImageSplit(PreparedImages.open(self.prepared, "held_out"), None)
-        return NoisyImages(images, self.training.seed, "held_out", 0.0)
-
-    collate = staticmethod(stacked)
+        return NoisyImages(super().held_out(), self.training.seed, "held_out", 0.0)
 
     def nets(self) -> dict[str, nn.Module]:
         self._refuse_guidance()

@@ -1,20 +1,16 @@
 """The PixelCNN as a recipe: one turn, whose loss is a sum over pictures in nats."""
 
 import math
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.recipe import Batch, Clock, Loss, Sum, stacked
-from recipes.common.estimate import flops_of
-from recipes.common.images.dataset import ImageSplit, PreparedImages
-from recipes.common.images.shape import Shape
+from pipeline.train.recipe import Batch, Clock, Loss, Sum
+from recipes.common.images.one_net import OneNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.pixelcnn.config import PixelCnnConfig
 from recipes.pixelcnn.gated import initialise
 from recipes.pixelcnn.nets import build, describe
 
@@ -22,40 +18,12 @@ ZERO_STAGES = (1, 2)
 FIRST = 64  # pictures that the initialisation looks at
 
 
-class PixelCnn:
+class PixelCnn(OneNet):
     """Implements pipeline.train.recipe.Recipe."""
 
     turns = ("pixelcnn",)
     ema = ("pixelcnn",)
     zero_stages = ZERO_STAGES
-    unit = "images"
-    units_per_sample = 1
-
-    def __init__(self, config: PixelCnnConfig, prepared: Path, shape: Shape | None = None):
-        """prepared: the artifact of the pictures; shape: what they are like, where they are not there yet."""
-        self.config, self.training, self.prepared = config, config.train, prepared
-        self.optimizers = {"pixelcnn": config.train}
-        self._given = shape
-
-    @cached_property
-    def shape(self) -> Shape:
-        return self._given or Shape.of(PreparedImages.open(self.prepared, "train"))
-
-    @cached_property
-    def flops_per_sample(self) -> float:
-        return flops_of(self)
-
-    def blank(self, count: int) -> Batch:
-        """A batch of `count` samples of the right shapes."""
-        return self.shape.blank(count)
-
-    def data(self) -> ImageSplit:
-        return ImageSplit(PreparedImages.open(self.prepared, "train"), self.training.seed)
-
-    def held_out(self) -> ImageSplit:
-        return ImageSplit(PreparedImages.open(self.prepared, "held_out"), None)
-
-    collate = staticmethod(stacked)
 
     def nets(self) -> dict[str, nn.Module]:
         """The net, scaled on the first training pictures, which are the same ones on every process."""
@@ -72,9 +40,6 @@ class PixelCnn:
 
     def described(self) -> dict[str, Any]:
         return describe(self.config.model, self.shape)
-
-    def count(self, turn: str, batch: Batch) -> int:
-        return len(batch["image"])
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
         nats = -nets["pixelcnn"](batch["image"], batch["label"])

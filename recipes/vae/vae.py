@@ -5,7 +5,6 @@ B pictures, G groups of latents.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.run.plan import steps_of
-from pipeline.train.recipe import Batch, Clock, Loss, Sum, stacked
+from pipeline.train.recipe import Batch, Clock, Loss, Sum
 from recipes.common import noise
-from recipes.common.estimate import flops_of
 from recipes.common.images.dataset import ImageSplit, PreparedImages
-from recipes.common.images.shape import Shape
+from recipes.common.images.one_net import OneNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.vae.config import Train, VaeConfig
+from recipes.vae.config import Train
 from recipes.vae.ladder import Bound
 from recipes.vae.nets import build, describe
 from recipes.vae.vq import Quantised, perplexity
@@ -51,32 +49,15 @@ class NoisyImages:
         }
 
 
-class Vae:
+class Vae(OneNet):
     """Implements pipeline.train.recipe.Recipe."""
 
     turns = ("vae",)
     ema = ("vae",)
     zero_stages = ZERO_STAGES
-    unit = "images"
-    units_per_sample = 1
-
-    def __init__(self, config: VaeConfig, prepared: Path, shape: Shape | None = None):
-        """prepared: the artifact of the pictures; shape: what they are like, where they are not there yet."""
-        self.config, self.training, self.prepared = config, config.train, prepared
-        self.optimizers = {"vae": config.train}
-        self._given = shape
-
-    @cached_property
-    def shape(self) -> Shape:
-        return self._given or Shape.of(PreparedImages.open(self.prepared, "train"))
-
-    @cached_property
-    def flops_per_sample(self) -> float:
-        return flops_of(self)
 
     def blank(self, count: int) -> Batch:
-        """A batch of `count` samples of the right shapes."""
-        return self.shape.blank(count) | {"noise": torch.zeros(count, self.latents)}
+        return super().blank(count) | {"noise": torch.zeros(count, self.latents)}
 
     @property
     def latents(self) -> int:
@@ -85,14 +66,10 @@ class Vae:
         return sum(channels * resolution**2 for resolution, channels in groups)
 
     def data(self) -> NoisyImages:
-        images = ImageSplit(PreparedImages.open(self.prepared, "train"), self.training.seed)
-        return NoisyImages(images, self.latents, self.training.seed, "train")
+        return NoisyImages(super().data(), self.latents, self.training.seed, "train")
 
     def held_out(self) -> NoisyImages:
-        images = ImageSplit(PreparedImages.open(self.prepared, "held_out"), None)
-        return NoisyImages(images, self.latents, self.training.seed, "held_out")
-
-    collate = staticmethod(stacked)
+        return NoisyImages(super().held_out(), self.latents, self.training.seed, "held_out")
 
     def nets(self) -> dict[str, nn.Module]:
         net = build(self.config.model, self.shape)
@@ -102,9 +79,6 @@ class Vae:
 
     def described(self) -> dict[str, Any]:
         return describe(self.config.model, self.shape)
-
-    def count(self, turn: str, batch: Batch) -> int:
-        return len(batch["image"])
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
         found = nets["vae"](batch["image"], batch["label"], batch["noise"])
