@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FILE = "pictures.bits"
+Pop = Callable[[Any, int], Any]  # (a Message, how many pictures) -> (pictures, labels)
 
 
 class DamagedMessage(ValueError):
@@ -29,21 +31,33 @@ def with_header(images_BSSC: "np.ndarray", message: bytes) -> bytes:
     return json.dumps(header).encode() + b"\n" + message
 
 
-def split_header(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """The inverse of with_header.
+def decoded(content: bytes, lanes: int, pop: Pop) -> "tuple[np.ndarray, np.ndarray]":
+    """Pictures uint8 (B, S, S, C) and labels int64 (B,) of a file whose message `pop` reads so many pictures from.
 
     Raises:
-        DamagedMessage: there is none.
+        DamagedMessage: it is no such file, or its checksum is another one: it was made on another machine, or its
+            bytes have changed.
     """
-    line, _, message = content.partition(b"\n")
+    import torch
+
+    from recipes.common.rans import Message
+    from recipes.common.threads import one_thread
+
+    line, _, rest = content.partition(b"\n")
     try:
-        return json.loads(line), message
-    except ValueError as error:
+        header, message = json.loads(line), Message.from_bytes(rest, lanes)
+        count, made_by, expected = header["pictures"], header["made_by"], header["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedMessage(f"this is no file of coded pictures: {error}") from error
-
-
-def damaged(header: dict[str, Any]) -> DamagedMessage:
-    return DamagedMessage(f"the checksum differs: made by {header['made_by']}, read by {machine()}")
+    damaged = DamagedMessage(f"the checksum differs: made by {made_by}, read by {machine()}")
+    try:
+        with one_thread(), torch.no_grad():
+            images, labels = pop(message, count)
+    except ValueError as error:
+        raise damaged from error
+    if checksum(images) != expected:
+        raise damaged
+    return images, labels
 
 
 def checksum(images_BSSC: "np.ndarray") -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.common.coded import DamagedMessage, checksum, damaged, split_header, with_header
+from recipes.common.coded import decoded, with_header
 from recipes.common.rans import Message, pop_table, push_table, table
 from recipes.common.threads import one_thread
 from recipes.pixelcnn.gated import GatedPixelCnn
@@ -32,26 +32,14 @@ def encode(net: GatedPixelCnn, images_BSSC: np.ndarray, labels_B: np.ndarray) ->
 
 
 def decode(net: GatedPixelCnn, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 (B, S, S, C) and labels int64 (B,) of a file.
+    """Pictures uint8 (B, S, S, C) and labels int64 (B,) of a file. Raises as recipes.common.coded.decoded."""
 
-    Raises:
-        DamagedMessage: the checksum is another one; the file was made on another machine, or its bytes have changed.
-    """
-    header, rest = split_header(content)
-    try:
-        message = Message.from_bytes(rest, LANES)
-    except ValueError as error:
-        raise DamagedMessage(f"this is no file of coded pictures: {error}") from error
-    try:
-        with one_thread(), torch.no_grad():
-            counts = [min(LANES, header["pictures"] - begin) for begin in range(0, header["pictures"], LANES)]
-            parts = [_pop(message, net, count) for count in counts]
-    except ValueError as error:
-        raise damaged(header) from error
-    images = np.concatenate([images for images, _ in parts])
-    if checksum(images) != header["sha256"]:
-        raise damaged(header)
-    return images, np.concatenate([labels for _, labels in parts])
+    def pop(message: Message, count: int) -> tuple[np.ndarray, np.ndarray]:
+        counts = [min(LANES, count - begin) for begin in range(0, count, LANES)]
+        images, labels = zip(*[_pop(message, net, some) for some in counts], strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+    return decoded(content, LANES, pop)
 
 
 def _push(message: Message, net: GatedPixelCnn, values_nSSC: np.ndarray, labels_n: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.train.recipe import derived_seed
-from recipes.common.coded import DamagedMessage, checksum, damaged, split_header, with_header
+from recipes.common.coded import decoded, with_header
 from recipes.common.rans import PRECISION, SLOTS, Message, pieces, pop_table, push_table, table
 from recipes.common.threads import one_thread
 from recipes.vae.ladder import Ladder
@@ -39,26 +39,13 @@ def encode(net: Ladder, images_BSSC: np.ndarray, labels_B: np.ndarray) -> bytes:
 
 
 def decode(net: Ladder, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 (B, S, S, C) and labels int64 (B,) of a file.
+    """Pictures uint8 (B, S, S, C) and labels int64 (B,) of a file. Raises as recipes.common.coded.decoded."""
 
-    Raises:
-        DamagedMessage: the checksum is another one; the file was made on another machine, or its bytes have changed.
-    """
-    header, rest = split_header(content)
-    try:
-        message = Message.from_bytes(rest, LANES)
-    except ValueError as error:
-        raise DamagedMessage(f"this is no file of coded pictures: {error}") from error
-    try:
-        with one_thread(), torch.no_grad():
-            places = reversed(range(header["pictures"]))
-            pairs = [_pop_picture(message, net, _turns(net, place)) for place in places]
-    except ValueError as error:
-        raise damaged(header) from error
-    images = np.stack([image for image, _ in reversed(pairs)])
-    if checksum(images) != header["sha256"]:
-        raise damaged(header)
-    return images, np.array([label for _, label in reversed(pairs)])
+    def pop(message: Message, count: int) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [_pop_picture(message, net, _turns(net, place)) for place in reversed(range(count))]
+        return np.stack([image for image, _ in pairs[::-1]]), np.array([label for _, label in pairs[::-1]])
+
+    return decoded(content, LANES, pop)
 
 
 def _push_picture(
