@@ -96,7 +96,6 @@ def test_rows_that_cannot_be_shared_are_refused(architecture, model, fields, sai
     with pytest.raises(UserError) as refused:
         check_shared(config, asked, chosen_for(asked, "auto", config))
     assert said in str(refused.value)
-    check_shared(config, training(**(fields | {"sequence_parallel_size": 1})), "sdpa")
 
 
 def test_mixtures_and_plain_products_are_refused():

@@ -187,7 +187,8 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
 
     model = check_fits(config, attention, training.sequence_length)
     packs(training.packing, config)
-    check_shared(config, training, chosen_for(training, attention, config))
+    if training.sequence_parallel_size > 1:
+        check_shared(config, training, chosen_for(training, attention, config))
     freeze(model, training.freeze)
     if lora := getattr(training, "lora", None):
         check_targets(model, lora)

@@ -73,8 +73,6 @@ def check_shared(config: PretrainedConfig, training: Pretrain | Finetune, attent
         UserError: positions or heads do not divide, or something other than attention looks along a row.
     """
     size, text = training.sequence_parallel_size, config.get_text_config()
-    if size == 1:
-        return
     heads = getattr(text, "num_attention_heads", None) or 1
     keys = getattr(text, "num_key_value_heads", None) or heads
     counts = {
