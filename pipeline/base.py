@@ -13,7 +13,6 @@ from pipeline.data.config import Corpus
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.vocabulary import (
     LEAST_OFTEN,
-    added_ids,
     check_continuable,
     check_listed,
     grow,
@@ -122,15 +121,14 @@ def run(context: Context) -> dict[str, Any]:
     model, tokenizer = _load(context.config)
     _check_trainable(context.config, model.config)
     files = _tokenizer_files(context.config)
-    added = {}
+    counted = {}
     with tempfile.TemporaryDirectory() as folder:
         if context.config.model.adds_tokens:
-            tokenizer = _grow(context, model, tokenizer, files, Path(folder))
-            files = Path(folder)
-            added = {"added_tokens": len(added_ids(context.out))}
+            tokenizer, added = _grow(context, model, tokenizer, files, Path(folder))
+            files, counted = Path(folder), {"added_tokens": added}
         save_model(model, tokenizer, context.out / "model", files)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "vocabulary": len(tokenizer)} | added
+    return {"parameters": parameters, "vocabulary": len(tokenizer)} | counted
 
 
 def _check_added(config: LanguageModelConfig, tokenizer: Any) -> None:
@@ -141,8 +139,11 @@ def _check_added(config: LanguageModelConfig, tokenizer: Any) -> None:
     check_listed(tokenizer, config.model.add_special_tokens, "add_special_tokens")
 
 
-def _grow(context: Context, model: Any, tokenizer: Any, files: Path | None, folder: Path) -> Any:
+def _grow(context: Context, model: Any, tokenizer: Any, files: Path | None, folder: Path) -> tuple[Any, int]:
     """Give model and tokenizer their new entries: the tokenizer's files in `folder`; as it was, beside the model.
+
+    Returns:
+        the new tokenizer, and how many entries are new.
 
     Raises:
         UserError: as check_listed and check_continuable.
@@ -162,7 +163,7 @@ def _grow(context: Context, model: Any, tokenizer: Any, files: Path | None, fold
     new, added = grown(tokenizer, files, tokens, config.model.add_special_tokens, merges, folder)
     grow(model, added)
     write_added(added, context.out)
-    return new
+    return new, len(added)
 
 
 def _training_texts(corpus: Corpus) -> Iterator[str]:

@@ -96,7 +96,7 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
         if asked.functions and is_python(config.corpus):
             yield ParsedFunctions(rows, asked.functions, settings)
     if asked.general:
-        rows = [{"key": row.key, "text": row.text} for row in sources.held_out_rows(asked.general)]
+        rows = general_rows(asked.general, context)
         yield TextBits("general", ", general", rows, asked.max_documents, settings)
     if config.chat:
         rows = read_lines(held / "conversations.held_out.jsonl")
@@ -109,6 +109,24 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
             yield ToolCalls(rows, encoder, asked.tool_calls, settings)
         if asked.multiple_choice:
             yield MultipleChoice(rows, load_tokenizer(base), asked.multiple_choice, settings)
+
+
+def general_rows(corpus: Corpus, context: Context) -> list[dict[str, Any]]:
+    """The held-out documents of a corpus that nothing is trained on; what its `on_bad_row` skips is said.
+
+    Raises:
+        UserError: as sources.documents.
+    """
+    skipped: list[sources.SkippedRow] = []
+    rows = [
+        {"key": document.key, "text": document.text}
+        for document in sources.documents(corpus, skipped)
+        if sources.is_held_out(document.key, corpus.held_out)
+    ]
+    if skipped:
+        first = skipped[0]
+        print(f"evaluate: general: {len(skipped):,} rows skipped, the first: {first}", file=context.terminal)
+    return rows
 
 
 def is_python(corpus: Corpus) -> bool:

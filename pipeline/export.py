@@ -100,9 +100,8 @@ def write_adapter(adapter: Path, out: Path, config: LanguageModelConfig) -> None
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     settings = json.loads((adapter / "adapter_config.json").read_text())
     stage = "pretrain" if config.pretrain else "base"
-    as_it_came = (
-        stage == "base" and not config.model.adds_tokens
-    )  # else the Hub has not what it was trained on
+    # The Hub has what the adapter was trained on only where this run has not changed it.
+    as_it_came = stage == "base" and not config.model.adds_tokens
     name = model_card.hub_name(config) if as_it_came else None
     settings["base_model_name_or_path"] = name or f"../../{stage}/model"
     settings["revision"] = config.model.revision if name else None

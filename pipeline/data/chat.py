@@ -40,7 +40,8 @@ class Piece(NamedTuple):
 class Layout(NamedTuple):
     """A row ready to encode: its pieces, its rendered text, and the UTF-8 bytes of the assistant's words.
 
-    ends: int64 [2 P], where in the rendered text the prompt and the answer of each of P pieces end.
+    ends: int64 [2 P], where in the rendered text the prompt and the answer of each of P pieces end. turns: whose words
+    stand where in it.
     """
 
     pieces: list[Piece]

@@ -33,7 +33,8 @@ def entries(index: Path) -> Iterator[Entry]:
     """
     text = _text_of(index)
     found: dict[tuple[int, int], str] = {}
-    for number, line in enumerate(index.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    lines = index.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, 1):
         try:
             headword, offset, length = line.split("\t")[:3]
             place = _number(offset), _number(length)

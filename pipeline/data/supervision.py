@@ -1,5 +1,6 @@
 """What fine-tuning would teach, to be looked at before anything is trained: figures, and rows with what is taught."""
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -76,7 +77,7 @@ def print_supervision(name: str, found: dict[str, Any], out: TextIO, shown: int)
             f"  {found['longer_than_sequence_length']:,} are longer than finetune.sequence_length, by "
             f"{found['tokens_beyond_sequence_length']:,} tokens in all\n"
         )
-    for name, counts in (found.get("by_source", {}) | found.get("by_role", {})).items():
+    for name, counts in chain(found.get("by_source", {}).items(), found.get("by_role", {}).items()):
         rows = f"{counts['rows']:,} rows, " if "rows" in counts else ""
         out.write(f"  {name}: {rows}{counts['tokens']:,} tokens, {counts['taught_tokens']:,} taught\n")
     for number, segments in enumerate(found["shown"][:shown], 1):

@@ -67,9 +67,8 @@ def chosen(asked: str, config: PretrainedConfig, bf16: bool, sequence_length: in
         if not gpu and sequence_length <= longest and not lacks[short]:
             return short
         return next(name for name, missing in lacks.items() if not missing or name == "eager")
-    missing = lacks[asked] if asked in lacks else lacking(asked, config, bf16, gpu)
-    if missing:
-        others = [name for name, missing in lacks.items() if not missing]
+    if missing := lacking(asked, config, bf16, gpu):
+        others = [name for name, lacked in lacks.items() if not lacked]
         raise UserError(
             f"model.attention: {asked} with {config.model_type}: {missing}\n"
             f"way out: model.attention: auto, or {' or '.join(others)}"

@@ -59,7 +59,8 @@ class Model(Section):
     revision: str | None = what(None, "Hub names only: the commit to take")
     add_tokens: tuple[str, ...] | int = what(
         (),
-        "pretrained: new entries of the vocabulary, or how many of them the corpus needs most; learnt with it",
+        "pretrained: new entries of the vocabulary, or how many of them the corpus needs most, by its first 50 million "
+        "characters",
     )
     add_special_tokens: tuple[str, ...] = what((), "the same for control tokens, which no text spells")
     attention: Literal["auto", "flash", "sdpa", "eager", "flex"] = how(
@@ -78,6 +79,8 @@ class Model(Section):
             raise ValueError("tokens are added to a pretrained model; from scratch the tokenizer is trained")
         if isinstance(self.add_tokens, int) and self.add_tokens < 1:
             raise ValueError("add_tokens: a list of tokens, or a number of them from 1")
+        if not isinstance(self.add_tokens, int) and (both := {*self.add_tokens} & {*self.add_special_tokens}):
+            raise ValueError(f"{min(both)!r} is in add_tokens and in add_special_tokens: leave out one")
         return self
 
     @property

@@ -7,7 +7,6 @@ processes share a row, R = T / P positions are one process's.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.train.engine import Runtime
     from pipeline.train.recipe import Batch
 
-SHARED = {
+IN_TRADE = {
     "sdpa": "sdpa_shared",
     DOCUMENTS: f"{DOCUMENTS}_shared",
 }  # backend -> its name where rows are shared
@@ -60,7 +59,7 @@ def sharing_of(runtime: Runtime) -> Sharing | None:
 def shared(model: PreTrainedModel, sharing: Sharing) -> PreTrainedModel:
     """The model with attention that trades heads within the group."""
     config = model.config
-    config._attn_implementation = SHARED[config._attn_implementation]
+    config._attn_implementation = IN_TRADE[config._attn_implementation]
     for module in model.modules():
         module.sharing = sharing
     return model
@@ -110,7 +109,6 @@ def _unshareable(config: PretrainedConfig, training: Pretrain | Finetune, attent
 
 def attention_shared(inner: Any) -> Any:
     """`inner`, an attention function of transformers, on whole rows of a share of the heads."""
-    names = inspect.signature(inner).parameters
 
     def attend(
         module: nn.Module,
@@ -121,19 +119,17 @@ def attention_shared(inner: Any) -> Any:
         **options: Any,
     ) -> tuple[Tensor, None]:
         """[B, R, H, D]; with the mask of no more than these keys, as in generation, nothing is traded."""
-        sharing = getattr(module, "sharing", None)
-        given = attention_mask is not None and (
+        sharing: Sharing = module.sharing  # type: ignore[assignment]
+        of_whole_rows = attention_mask is not None and (
             attention_mask.dtype == torch.int32
-            or attention_mask.shape[-1] == key_BKRD.shape[2] * getattr(sharing, "size", 0)
+            or attention_mask.shape[-1] == key_BKRD.shape[2] * sharing.size
         )
-        if sharing is None or not given:
+        if not of_whole_rows:
             return inner(module, query_BHRD, key_BKRD, value_BKRD, attention_mask, **options)
         whole = [_Trade.apply(tensor, 1, 2, sharing) for tensor in (query_BHRD, key_BKRD, value_BKRD)]
         seen_BTHD, _ = inner(module, *whole, attention_mask, **options)
         return _Trade.apply(seen_BTHD, 1, 2, sharing), None
 
-    attend.__signature__ = inspect.signature(attend)  # type: ignore[attr-defined]
-    assert {"attention_mask", "scaling", "dropout"} <= names.keys()
     return attend
 
 
@@ -157,7 +153,7 @@ def _traded(tensor: Tensor, apart: int, together: int, sharing: Sharing) -> Tens
     return torch.cat(got.unbind(0), together)
 
 
-for _backend, _name in SHARED.items():
+for _backend, _name in IN_TRADE.items():
     AttentionInterface.register(
         _name, attention_shared({"sdpa": sdpa_attention_forward, DOCUMENTS: document_attention}[_backend])
     )

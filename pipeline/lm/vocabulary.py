@@ -88,15 +88,11 @@ def grown(
 ) -> tuple[PreTrainedTokenizerFast, list[Added]]:
     """Write a tokenizer's files with new entries to the empty folder `out`; the tokenizer in there, and what is new.
 
-    files: where the tokenizer's own lie, kept but for what must change; None: they are written anew.
-
-    Raises:
-        UserError: as check_listed.
+    tokens, special: as check_listed takes them. files: where the tokenizer's own lie, kept but for what must change;
+    None: they are written anew.
     """
     from transformers import AutoTokenizer
 
-    check_listed(tokenizer, tokens, "add_tokens")
-    check_listed(tokenizer, special, "add_special_tokens")
     _copy_files(tokenizer, files, out)
     tree = json.loads(tokenizer.backend_tokenizer.to_str())
     added = _merged(tree["model"], merges, max(tokenizer.get_vocab().values()) + 1)

@@ -150,8 +150,8 @@ class TextBits:
         texts, total = [row["text"] for row in self.rows], int(self.byte_lengths.sum())
         scores = bits_scores(nats, self.byte_lengths, texts, self.settings, protocol, NAME + self.label)
         if PRETRAINED in nats:
-            for model in nats.keys() - {PRETRAINED}:
-                scores.append(self._change(model, nats[model] - nats[PRETRAINED], protocol))
+            trained = [model for model in nats if model != PRETRAINED]
+            scores += [self._change(model, nats[model] - nats[PRETRAINED], protocol) for model in trained]
             for model, found in measured.items():
                 value = total / found["tokens"]
                 said = f"{self.units} held-out texts{self.label}; UTF-8 bytes over tokens, the end of each counted"

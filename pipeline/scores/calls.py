@@ -78,13 +78,27 @@ def fits(call: Call, tools: tuple[dict[str, Any], ...]) -> bool:
     """Whether the tool was offered, and takes such arguments: none it does not name, all that it requires."""
     import jsonschema
 
-    offered = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    offered = {tool["function"]["name"]: _parameters(tool) for tool in tools}
     if call["name"] not in offered:
         return False
-    schema = {"additionalProperties": False, **offered[call["name"]]}
-    if "properties" not in schema:
-        del schema["additionalProperties"]
-    return jsonschema.Draft202012Validator(schema).is_valid(call["arguments"])
+    own = offered[call["name"]]
+    named_alone = {"additionalProperties": False} if "properties" in own else {}
+    return jsonschema.Draft202012Validator(named_alone | own).is_valid(call["arguments"])
+
+
+def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
+    return tool["function"].get("parameters") or {}
+
+
+def _is_schema(parameters: Any) -> bool:
+    """Whether it is a JSON schema, whose types are object and number and not dict and float."""
+    import jsonschema
+
+    try:
+        jsonschema.Draft202012Validator.check_schema(parameters)
+    except jsonschema.SchemaError:
+        return False
+    return isinstance(parameters, dict)
 
 
 class ToolCalls:
@@ -107,7 +121,7 @@ class ToolCalls:
         self.held_out = len(calling)
         drawn = np.random.default_rng(settings.seed_of("calls")).permutation(len(calling))
         self.asked: list[Asked] = []
-        self.unread = self.long = 0
+        self.unread = self.long = self.untyped = 0
         for index in drawn if count else ():
             if len(self.asked) == count:
                 break
@@ -124,7 +138,9 @@ class ToolCalls:
         length = int(np.count_nonzero(encoder.encode([layout]).targets))
         prompt = encoder.prompt_ids(messages[:place], tools)
         right = [call for one in messages[place]["tool_calls"] if (call := _call(one))]
-        if calls_in(answer) != right:
+        if not all(_is_schema(_parameters(tool)) for tool in tools):
+            self.untyped += 1
+        elif calls_in(answer) != right:
             self.unread += 1
         elif len(prompt) + ROOM * length > self.settings.window:
             self.long += 1
@@ -138,7 +154,8 @@ class ToolCalls:
             )
         return (
             f"{self.units} of {count} answers are asked for: {self.long} have prompts too long for the window of "
-            f"{self.settings.window}, and {self.unread} calls the template writes as no JSON"
+            f"{self.settings.window}, {self.unread} calls the template writes as no JSON, and {self.untyped} come with "
+            "tools whose parameters are no JSON schema"
         )
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

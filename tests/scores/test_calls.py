@@ -48,6 +48,10 @@ TOOLS = (
         },
     },
     {"type": "function", "function": {"name": "now"}},
+    {
+        "type": "function",
+        "function": {"name": "stop", "parameters": {"type": "object", "additionalProperties": False}},
+    },
 )
 
 
@@ -62,6 +66,8 @@ TOOLS = (
         ("sub", {"a": 1}, False),
         ("now", {}, True),
         ("now", {"zone": "utc"}, True),
+        ("stop", {}, True),
+        ("stop", {"at": 1}, False),
     ],
 )
 def test_a_call_fits_a_tool_that_was_offered_and_its_schema(name, arguments, valid):
@@ -123,6 +129,14 @@ def test_what_cannot_be_asked_is_said(tokenizer):
     assert "1 of 3 answers are asked for: 1 have prompts too long for the window of 900" in asked.missing
     assert part(tokenizer, rows[:1], 3).missing == "only 1 of 3 answers that call are held out"
     assert part(tokenizer, rows[:1], 1).missing == ""
+
+
+def test_tools_whose_parameters_are_no_json_schema_are_left_out_and_said(tokenizer):
+    """As some data sets have them; a validator that is given one raises, which would end the evaluation."""
+    odd = {"type": "function", "function": {"name": "odd", "parameters": {"type": "dict", "properties": {}}}}
+    asked = part(tokenizer, [row("0"), row("1") | {"tools": [*TOOLS, odd]}], 2)
+    assert (asked.units, asked.untyped) == (1, 1)
+    assert "1 come with tools whose parameters are no JSON schema" in asked.missing
 
 
 def test_a_model_is_asked_with_the_prompt_of_training(tokenizer):
