@@ -59,6 +59,11 @@ class ChatSource(Section):
     max_conversations: int | None = what(None, "stop after this many conversations; none: all", ge=1)
     on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
 
+    @property
+    def called(self) -> str:
+        """Its path where that says what it is, else the kind of source."""
+        return self.path if self.source == "auto" and self.path else self.source
+
 
 class Chat(ChatSource):
     """Conversations for fine-tuning; loss falls on the assistant's tokens, unless `loss` says otherwise."""
@@ -93,6 +98,4 @@ class Chat(ChatSource):
     @property
     def said(self) -> str:
         """What the sources are, in a few words."""
-        return " and ".join(
-            part.path if part.source == "auto" and part.path else part.source for part in self.parts
-        )
+        return " and ".join(part.called for part in self.parts)

@@ -92,8 +92,7 @@ def repeats_of(source: Corpus | Chat, key: str) -> int:
 def name_of_source(source: Chat, key: str) -> str:
     """Which of the chat sources the row under this key comes from, in a few words."""
     part, _ = _part_of(source, key)
-    own = part.path if part.source == "auto" and part.path else part.source
-    return f"{key.partition('/')[0]} {own}" if source.sources else own
+    return f"{key.partition('/')[0]} {part.called}" if source.sources else part.called
 
 
 def on_bad_row_of(source: Corpus | Chat, key: str) -> str:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.export import ROOT
 from pipeline.run.results import Score
+from pipeline.run.stage import Context
 
 if TYPE_CHECKING:
     import numpy as np
 
 FILE = "pictures.bits"
+Encode = Callable[..., bytes]  # (net, pictures, labels) -> a file
 Pop = Callable[[Any, int], Any]  # (a Message, how many pictures) -> (pictures, labels)
 
 
@@ -73,8 +75,27 @@ def machine() -> str:
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
 
 
-def decoded_afresh(module: str, trained: Path, weights: str, file: Path) -> "np.ndarray":
-    """The pictures in `file`, from a process of `module` that has never seen them.
+def write_coded(
+    context: Context, encode: Encode, net: Any, weights: str, images: "np.ndarray", labels: "np.ndarray"
+) -> int:
+    """Code held-out pictures into FILE, and read them back in a fresh process; the file's bytes.
+
+    net: the family's, with the weights of that name.
+
+    Raises:
+        RuntimeError: a fresh process reads other pictures; nothing is published.
+    """
+    context.terminal.write(f"compression: {len(images)} pictures to bits and back\n")
+    content = encode(net, images, labels)
+    (context.out / FILE).write_bytes(content)
+    compare(
+        decoded_afresh(context.config.recipe, context.inputs["train"], weights, context.out / FILE), images
+    )
+    return len(content)
+
+
+def decoded_afresh(family: str, trained: Path, weights: str, file: Path) -> "np.ndarray":
+    """The pictures in `file`, from a process that has never seen them.
 
     Raises:
         RuntimeError: it read none.
@@ -83,7 +104,8 @@ def decoded_afresh(module: str, trained: Path, weights: str, file: Path) -> "np.
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pictures.npy"
-        command = [sys.executable, "-m", module, str(trained), weights, str(file), str(out)]
+        given = [family, str(trained), weights, str(file), str(out)]
+        command = [sys.executable, "-m", "recipes.common.read_coded", *given]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
             raise RuntimeError(f"{file.name} could not be read back:\n{done.stderr[-2000:]}")

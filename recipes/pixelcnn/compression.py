@@ -21,7 +21,7 @@ def run(context: Context) -> dict[str, Any]:
     """Write pictures.bits and evaluation.json.
 
     Raises:
-        RuntimeError: a fresh process reads other pictures from pictures.bits; nothing is published.
+        RuntimeError: as recipes.common.coded.write_coded.
     """
     import numpy as np
 
@@ -34,16 +34,12 @@ def run(context: Context) -> dict[str, Any]:
     config: PixelCnnConfig = context.config
     held_out = PreparedImages.open(context.inputs["prepare"], "held_out")
     images = np.array(held_out.images[: config.compression.pictures])
-    weights, trained = next(iter(weight_files(config).values())), context.inputs["train"]
-    net = load_net(trained, weights)
-    context.terminal.write(f"compression: {len(images)} pictures to bits and back\n")
-    content = encode(net, images, held_out.labels[: len(images)])
-    (context.out / coded.FILE).write_bytes(content)
-    reader = "recipes.pixelcnn.decompress"
-    coded.compare(coded.decoded_afresh(reader, trained, weights, context.out / coded.FILE), images)
+    weights = next(iter(weight_files(config).values()))
+    net = load_net(context.inputs["train"], weights)
+    size = coded.write_coded(context, encode, net, weights, images, held_out.labels[: len(images)])
     how = "each value of each pixel under the net's probabilities, with an entropy coder"
     parameters = sum(p.numel() for p in net.parameters())
-    scores = coded.lossless_scores(images, "PixelCNN", len(content), how, parameters)
+    scores = coded.lossless_scores(images, "PixelCNN", size, how, parameters)
     write_json(context.out / "evaluation.json", {"scores": [s.as_json() for s in scores], "missing": {}})
     return {score.key: score.value for score in scores} | {"pictures_equal": len(images)}
 

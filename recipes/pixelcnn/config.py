@@ -5,7 +5,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.run.config import Run, Section, Training, what
-from recipes.common.images.config import Classifier, ImageExport, Images, ImageScores, Sheets, Utility
+from recipes.common.images.config import (
+    Anomaly,
+    Classifier,
+    ImageExport,
+    Images,
+    ImageScores,
+    Sheets,
+    Utility,
+)
 
 
 class Model(Section):
@@ -49,13 +57,6 @@ class Completion(Section):
 
     pictures: int = what(10, "held-out pictures, a column each", ge=1)
     draws: int = what(5, "completions of each", ge=1)
-
-
-class Anomaly(Section):
-    """Is a class that training never saw told apart by its likelihood?"""
-
-    pictures: int = what(1000, "held-out pictures scored", ge=20)
-    resamples: int = what(200, "bootstrap resamples behind an interval", ge=20)
 
 
 class Compression(Section):

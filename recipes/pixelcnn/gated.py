@@ -103,7 +103,10 @@ def initialise(net: GatedPixelCnn, images_BSSC: Tensor, labels_B: Tensor) -> Non
     """
 
     def scale(module: nn.Conv2d, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
-        mean, deviation = found.mean((0, 2, 3)), found.std((0, 2, 3)).clamp(min=1e-6)
+        mean, deviation = found.mean((0, 2, 3)), found.std((0, 2, 3))
+        deviation = torch.where(
+            deviation > 1e-6, deviation, 1.0
+        )  # what never changes is left as large as it is
         module.weight /= deviation[:, None, None, None]
         module.bias.copy_((module.bias - mean) / deviation)
         return (found - mean[:, None, None]) / deviation[:, None, None]

@@ -51,20 +51,18 @@ def coins_of(net: GatedPixelCnn, seeds: list[int]) -> Tensor:
     return torch.from_numpy(np.stack([noise.uniform(seed, "pixels", 0, shape) for seed in seeds]))
 
 
-@torch.no_grad()
 def completed(
     net: GatedPixelCnn, images_BSSC: Tensor, labels: list[int], seeds: list[int], known: int
 ) -> np.ndarray:
     """uint8 (B, S, S, C): pictures of which the first `known` pixels, in order, are kept and the rest are drawn."""
     device = next(net.parameters()).device
-    found = []
-    for begin in range(0, len(seeds), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        given = net.likelihood.quantised(images_BSSC[part].to(device))
-        coins = coins_of(net, seeds[part]).to(device)
-        pixels = drawn(net, torch.tensor(labels[part], device=device), coins, given, known)
-        found.append(to_images(net, pixels).cpu().numpy())
-    return np.concatenate(found)
+
+    def draw(seeds: list[int], places: list[int]) -> Tensor:
+        given = net.likelihood.quantised(images_BSSC[places].to(device))
+        labels_B = torch.tensor([labels[place] for place in places], device=device)
+        return to_images(net, drawn(net, labels_B, coins_of(net, seeds).to(device), given, known))
+
+    return noise.in_chunks(draw, seeds, list(range(len(seeds))), size=CHUNK)
 
 
 @torch.no_grad()
@@ -89,21 +87,6 @@ def drawn(
             if row * size + column >= known:
                 coins = coins_BSSC[:, row, column]
                 pixels_BSSC[:, row, column] = net.likelihood.draw(numbers_BP, coins)
-    return pixels_BSSC
-
-
-@torch.no_grad()
-def drawn_naively(net: GatedPixelCnn, labels_B: Tensor, coins_BSSC: Tensor) -> Tensor:
-    """The same by a pass over the whole picture for each pixel: what `drawn` is held against."""
-    size = net.image_size
-    pixels_BSSC = torch.zeros(
-        len(labels_B), size, size, net.channels, dtype=torch.int64, device=labels_B.device
-    )
-    for row in range(size):
-        for column in range(size):
-            scaled_BCSS = net.likelihood.scaled(pixels_BSSC).permute(0, 3, 1, 2)
-            numbers_BP = net.numbers(scaled_BCSS, labels_B)[:, :, row, column]
-            pixels_BSSC[:, row, column] = net.likelihood.draw(numbers_BP, coins_BSSC[:, row, column])
     return pixels_BSSC
 
 

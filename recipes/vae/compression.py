@@ -31,7 +31,7 @@ def run(context: Context) -> dict[str, Any]:
     """Write pictures.bits, evaluation.json, rate_distortion.json and rate_distortion.png.
 
     Raises:
-        RuntimeError: a fresh process reads other pictures from pictures.bits; nothing is published.
+        RuntimeError: as write_coded.
     """
     import numpy as np
 
@@ -48,11 +48,7 @@ def run(context: Context) -> dict[str, Any]:
     labels = held_out.labels[: len(images)]
     weights = next(iter(weight_files(config).values()))
     net = load_net(context.inputs["train"], weights)
-    context.terminal.write(f"compression: {len(images)} pictures to bits and back\n")
-    content = codec.encode(net, images, labels)
-    (context.out / coded.FILE).write_bytes(content)
-    reader, trained = "recipes.vae.decompress", context.inputs["train"]
-    coded.compare(coded.decoded_afresh(reader, trained, weights, context.out / coded.FILE), images)
+    size = coded.write_coded(context, codec.encode, net, weights, images, labels)
     train = PreparedImages.open(context.inputs["prepare"], "train")
     known = rate_distortion.fitted(net, train.images[:FITTED], train.labels[:FITTED])
     points = rate_distortion.curve(net, known, images, labels, config.compression.steps)
@@ -60,7 +56,7 @@ def run(context: Context) -> dict[str, Any]:
     (context.out / CURVE).write_text(rate_distortion.points_json(points))
     draw_curves(points, context.out / "rate_distortion.png")
     parameters = sum(p.numel() for p in net.parameters())
-    scores = coded.lossless_scores(images, OWN, len(content), "bits back with an entropy coder", parameters)
+    scores = coded.lossless_scores(images, OWN, size, "bits back with an entropy coder", parameters)
     scores += lossy_scores(points, len(images))
     write_json(
         context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": {}}

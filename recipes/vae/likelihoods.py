@@ -12,14 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes.common.images.logistic import (
-    HALF_BIN,
-    MIN_LOG_SCALE,
-    draw_logistic,
-    logistic_log_prob,
-    open_interval,
-    rounded,
-)
+from recipes.common.images.logistic import HALF_BIN, MIN_LOG_SCALE, logistic_log_prob
 from recipes.vae.config import Model
 
 
@@ -97,8 +90,7 @@ class Gaussian:
 
     def sample(self, numbers_BPCHW: Tensor, uniform_B2CHW: Tensor) -> Tensor:
         centre, log_scale = self._split(numbers_BPCHW)
-        quantile = torch.special.ndtri(open_interval(uniform_B2CHW[:, 0]))
-        return rounded(centre + log_scale.exp() * quantile)
+        return _rounded(centre + log_scale.exp() * torch.special.ndtri(_open(uniform_B2CHW[:, 0])))
 
     def _split(self, numbers_BPCHW: Tensor) -> tuple[Tensor, Tensor]:
         return numbers_BPCHW[:, 0].float(), numbers_BPCHW[:, 1].float().clamp(min=MIN_LOG_SCALE)
@@ -135,7 +127,7 @@ class LogisticMixture:
         reached = logits.softmax(dim=1).cumsum(dim=1) <= uniform_B2CHW[:, :1]
         chosen = reached.sum(dim=1, keepdim=True).clamp(max=self.mixtures - 1)
         centre, log_scale = centres.gather(1, chosen)[:, 0], log_scales.gather(1, chosen)[:, 0]
-        return draw_logistic(centre, log_scale, uniform_B2CHW[:, 1])
+        return _rounded(centre + log_scale.exp() * torch.logit(_open(uniform_B2CHW[:, 1])))
 
     def _split(self, numbers_BPCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, centres, log_scales = numbers_BPCHW.float().chunk(3, dim=1)
@@ -155,5 +147,15 @@ def _log_difference(log_larger: Tensor, log_smaller: Tensor) -> Tensor:
     return log_larger + torch.log(-torch.expm1(-gap))
 
 
+def _open(uniform: Tensor) -> Tensor:
+    """[0, 1) -> (0, 1), where quantile functions are finite."""
+    return uniform.clamp(2.0**-25, 1 - 2.0**-24)
+
+
 def _to_pixel_range(unit: Tensor) -> Tensor:
     return ((unit + 1) * 127.5).clamp(0, 255)
+
+
+def _rounded(unit: Tensor) -> Tensor:
+    """The pixel in whose bin a number on [-1, 1] falls; beyond the ends, the end."""
+    return ((unit + 1) * 127.5).round().clamp(0, 255)

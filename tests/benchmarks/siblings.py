@@ -15,12 +15,28 @@ from torch import Tensor
 
 from pipeline.run.stage import open_recipe
 from recipes.common.images.shape import Shape
+from recipes.pixelcnn.gated import GatedPixelCnn
 from recipes.pixelcnn.nets import build
-from recipes.pixelcnn.sampler import coins_of, drawn, drawn_naively
+from recipes.pixelcnn.sampler import coins_of, drawn
 from tests.benchmarks.workload import interleaved, on_the_cpu, print_line, ratio, spread
 from tests.helpers import ROOT
 
 PICTURES, REPEATS, SIZE = 8, 3, 28
+
+
+@torch.no_grad()
+def drawn_naively(net: GatedPixelCnn, labels_B: Tensor, coins_BSSC: Tensor) -> Tensor:
+    """What `drawn` draws, by a pass over the whole picture for each pixel."""
+    size = net.image_size
+    pixels_BSSC = torch.zeros(
+        len(labels_B), size, size, net.channels, dtype=torch.int64, device=labels_B.device
+    )
+    for row in range(size):
+        for column in range(size):
+            scaled_BCSS = net.likelihood.scaled(pixels_BSSC).permute(0, 3, 1, 2)
+            numbers_BP = net.numbers(scaled_BCSS, labels_B)[:, :, row, column]
+            pixels_BSSC[:, row, column] = net.likelihood.draw(numbers_BP, coins_BSSC[:, row, column])
+    return pixels_BSSC
 
 
 def pixelcnn(size: int = SIZE, pictures: int = PICTURES, repeats: int = REPEATS) -> dict:

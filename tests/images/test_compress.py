@@ -162,9 +162,7 @@ def test_a_fresh_process_reads_the_file(tmp_path):
     save_file(weights, tmp_path / "vae.safetensors")
     images = pictures("noise")
     (tmp_path / "pictures.bits").write_bytes(encode(net, images, np.arange(6)))
-    found = coded.decoded_afresh(
-        "recipes.vae.decompress", tmp_path, "vae.safetensors", tmp_path / "pictures.bits"
-    )
+    found = coded.decoded_afresh("vae", tmp_path, "vae.safetensors", tmp_path / "pictures.bits")
     coded.compare(found, images)
     with pytest.raises(RuntimeError, match="other pictures"):
         coded.compare(found, images ^ 1)

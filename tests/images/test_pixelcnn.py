@@ -10,9 +10,10 @@ import torch
 from recipes.pixelcnn.config import Model
 from recipes.pixelcnn.gated import GatedPixelCnn, initialise
 from recipes.pixelcnn.pixels import LogisticMixture, Softmax
-from recipes.pixelcnn.sampler import coins_of, drawn, drawn_naively, sampler_of, to_images
+from recipes.pixelcnn.sampler import coins_of, drawn, sampler_of, to_images
 from recipes.pixelcnn.score import marginal_nats_of, nats_of
 from recipes.vae.likelihoods import LogisticMixture as OfTheVae
+from tests.benchmarks.siblings import drawn_naively
 
 SMALL = {"hidden_size": 8, "blocks": 3, "kernel": 3, "likelihood": "softmax"}
 KINDS = {

@@ -67,6 +67,13 @@ class Sheets(Section):
     seed: int = what(0, "seed of the first picture", ge=0)
 
 
+class Anomaly(Section):
+    """Is a class that training never saw told apart by its likelihood, or a bound of it?"""
+
+    pictures: int = what(1000, "held-out pictures scored", ge=20)
+    resamples: int = what(200, "bootstrap resamples behind an interval", ge=20)
+
+
 class Utility(Section):
     """Train on synthetic pictures, test on real ones, against real-only training and classical augmentation."""
 
