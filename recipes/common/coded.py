@@ -4,16 +4,14 @@ import hashlib
 import json
 import lzma
 import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.export import ROOT
 from pipeline.run.results import Score
 from pipeline.run.stage import Context
+from recipes.common.afresh import run_afresh
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,9 +102,7 @@ def decoded_afresh(family: str, trained: Path, weights: str, file: Path) -> "np.
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pictures.npy"
-        given = [family, str(trained), weights, str(file), str(out)]
-        command = [sys.executable, "-m", "recipes.common.read_coded", *given]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        done = run_afresh("recipes.common.read_coded", family, trained, weights, file, out)
         if done.returncode:
             raise RuntimeError(f"{file.name} could not be read back:\n{done.stderr[-2000:]}")
         return np.load(out)

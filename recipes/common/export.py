@@ -1,17 +1,15 @@
 """Stage `export`: a directory that stands alone, compared with the live model in a fresh process before it appears."""
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.export import ROOT
 from pipeline.publish.licences import check_licence
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
+from recipes.common.afresh import run_afresh
 from recipes.common.stages import family_module
 
 if TYPE_CHECKING:
@@ -56,12 +54,9 @@ def drawn_afresh(family: str, directory: Path) -> "np.ndarray":
     """
     import numpy as np
 
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pictures.npy"
-        command = [sys.executable, "-m", "recipes.common.draw_export", family, str(directory), str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = run_afresh("recipes.common.draw_export", family, directory, file)
         print(done.stderr, file=sys.stderr, end="")
         if done.returncode:
             raise RuntimeError(f"the exported directory draws nothing:\n{done.stderr[-2000:]}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_what_is_no_such_file_is_refused(content):
         decode(shaken_net(vae_config(*SMALL)), content)
 
 
-def test_a_fresh_process_reads_the_file(tmp_path):
+def test_a_fresh_process_reads_the_file(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     from recipes.common.images.shape import Shape
@@ -162,7 +163,8 @@ def test_a_fresh_process_reads_the_file(tmp_path):
     save_file(weights, tmp_path / "vae.safetensors")
     images = pictures("noise")
     (tmp_path / "pictures.bits").write_bytes(encode(net, images, np.arange(6)))
-    found = coded.decoded_afresh("vae", tmp_path, "vae.safetensors", tmp_path / "pictures.bits")
+    monkeypatch.chdir(tmp_path)  # a run's directory is mostly given as seen from here
+    found = coded.decoded_afresh("vae", Path("."), "vae.safetensors", Path("pictures.bits"))
     coded.compare(found, images)
     with pytest.raises(RuntimeError, match="other pictures"):
         coded.compare(found, images ^ 1)

@@ -4,12 +4,15 @@ import gzip
 import os
 import re
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import digest_of
+from recipes.common import debian
+from recipes.common.debian import Package
 from recipes.common.images import fashion_mnist
 
 FAKE_APT = """#!/bin/sh
@@ -25,15 +28,20 @@ mkdir -p "$3" && tar -xf "$2" -C "$3"
 """
 
 
+def package() -> Package:
+    """As a test left it."""
+    return fashion_mnist.PACKAGE
+
+
 @pytest.fixture
 def machine(tmp_path, fashion_files, monkeypatch):
     """`machine(lists)`: an apt that serves the small files; lists: whether it knows the package without `update`."""
     package, log, tools = tmp_path / "package.tar", tmp_path / "apt.log", tmp_path / "bin"
     with tarfile.open(package, "w") as tar:
         for path in sorted(fashion_files[0].glob("*.gz")):
-            tar.add(path, f"./{fashion_mnist.PLACE}/{path.name}")
-    monkeypatch.setattr(fashion_mnist, "DEB_SHA256", digest_of(package))
-    monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "installed")
+            tar.add(path, f"./{fashion_mnist.PACKAGE.place}/{path.name}")
+    monkeypatch.setattr(fashion_mnist, "PACKAGE", replace(fashion_mnist.PACKAGE, sha256=digest_of(package)))
+    monkeypatch.setattr(debian, "ROOT", tmp_path / "installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tools.mkdir()
 
@@ -53,11 +61,11 @@ def machine(tmp_path, fashion_files, monkeypatch):
 
 def test_a_download_is_unpacked_into_the_cache_and_the_next_run_finds_it(machine, fashion_files):
     log = machine(lists=True)
-    assert fashion_mnist.find(None) is None
-    place = fashion_mnist.download()
-    assert place == fashion_mnist.find(None) == fashion_mnist.cached()
+    assert debian.find(package(), None) is None
+    place = debian.download(package())
+    assert place == debian.find(package(), None) == package().cached
     calls = log.read_text().splitlines()
-    assert len(calls) == 1 and calls[0].endswith(f"download {fashion_mnist.PACKAGE}={fashion_mnist.VERSION}")
+    assert len(calls) == 1 and calls[0].endswith(f"download {package().name}={package().version}")
     assert os.listdir(place.parent) == [place.name]  # no scratch is left
     for split, (images, labels) in zip(("train", "held_out"), fashion_files[1], strict=True):
         read_images, read_labels = fashion_mnist.read(place, split)
@@ -67,50 +75,50 @@ def test_a_download_is_unpacked_into_the_cache_and_the_next_run_finds_it(machine
 
 def test_without_package_lists_it_makes_its_own_and_leaves_the_machines_alone(machine):
     log = machine(lists=False)
-    fashion_mnist.download()
+    debian.download(package())
     first, update, second = log.read_text().splitlines()
     assert "Dir::" not in first
     for call in (update, second):
         for name in ("State", "State::Lists", "State::status", "Cache"):
             (place,) = re.findall(rf"-o Dir::{name}=(\S+)", call)
-            assert place.startswith(str(fashion_mnist.cached().parent / ".download-"))
+            assert place.startswith(str(package().cached.parent / ".download-"))
 
 
 def test_other_bytes_than_the_pinned_ones_are_refused_and_not_kept(machine, monkeypatch):
     machine(lists=True)
-    monkeypatch.setattr(fashion_mnist, "DEB_SHA256", "0" * 64)
+    monkeypatch.setattr(fashion_mnist, "PACKAGE", replace(package(), sha256="0" * 64))
     with pytest.raises(UserError, match="has the sha256 .*\nexpected: 0{64}\nway out: data.path=DIRECTORY"):
-        fashion_mnist.download()
-    assert fashion_mnist.find(None) is None and os.listdir(fashion_mnist.cached().parent) == []
+        debian.download(package())
+    assert debian.find(package(), None) is None and os.listdir(package().cached.parent) == []
 
 
 def test_an_installed_package_is_used_where_it_lies(fashion_files, machine, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "INSTALLED", fashion_files[0])
-    assert fashion_mnist.find(None) == fashion_files[0]
+    monkeypatch.setattr(fashion_mnist, "PACKAGE", replace(package(), place=fashion_files[0]))
+    assert debian.find(package(), None) == fashion_files[0]
 
 
 def test_what_another_run_has_unpacked_meanwhile_is_left_alone(machine, monkeypatch):
     machine(lists=True)
-    download = fashion_mnist._package
+    download = debian._file_of
 
-    def while_another_run_is_faster(scratch):
-        monkeypatch.setattr(fashion_mnist, "_package", download)
-        fashion_mnist.download()
-        return download(scratch)
+    def while_another_run_is_faster(wanted, scratch):
+        monkeypatch.setattr(debian, "_file_of", download)
+        debian.download(package())
+        return download(wanted, scratch)
 
-    monkeypatch.setattr(fashion_mnist, "_package", while_another_run_is_faster)
+    monkeypatch.setattr(debian, "_file_of", while_another_run_is_faster)
     removed = []
-    monkeypatch.setattr(fashion_mnist.shutil, "rmtree", lambda place, **_: removed.append(place))
-    assert fashion_mnist.download() == fashion_mnist.find(None)
-    assert removed.count(fashion_mnist.cached()) == 1  # by the faster one, before there was anything
+    monkeypatch.setattr(debian.shutil, "rmtree", lambda place, **_: removed.append(place))
+    assert debian.download(package()) == debian.find(package(), None)
+    assert removed.count(package().cached) == 1  # by the faster one, before there was anything
 
 
 def test_half_a_cache_is_replaced(machine):
     machine(lists=True)
-    fashion_mnist.cached().mkdir(parents=True)
-    (fashion_mnist.cached() / "train-images-idx3-ubyte.gz").write_bytes(b"")
-    assert fashion_mnist.find(None) is None
-    fashion_mnist.read(fashion_mnist.download(), "train")
+    package().cached.mkdir(parents=True)
+    (package().cached / "train-images-idx3-ubyte.gz").write_bytes(b"")
+    assert debian.find(package(), None) is None
+    fashion_mnist.read(debian.download(package()), "train")
 
 
 def test_a_failing_apt_is_quoted_in_one_line_with_the_way_out(machine, tmp_path):
@@ -119,7 +127,7 @@ def test_a_failing_apt_is_quoted_in_one_line_with_the_way_out(machine, tmp_path)
     with pytest.raises(
         UserError, match="cannot download .*\nE: Could not resolve\nway out: data.path=DIRECTORY"
     ):
-        fashion_mnist.download()
+        debian.download(package())
 
 
 @pytest.mark.parametrize("missing", ["apt-get", "dpkg-deb"])
@@ -128,17 +136,17 @@ def test_a_machine_without_apt_is_told_so(machine, tmp_path, monkeypatch, missin
     (tmp_path / "bin" / missing).unlink()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(UserError, match=f"{missing} is not here\nway out: data.path=DIRECTORY"):
-        fashion_mnist.check_download()
+        debian.check_download(package())
 
 
 def test_a_directory_is_used_as_given_or_refused_by_what_it_lacks(fashion_files):
     directory, _ = fashion_files
-    assert fashion_mnist.find(str(directory)) == directory
+    assert debian.find(package(), str(directory)) == directory
     (directory / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(
         UserError, match=f"{directory} has no t10k-labels-idx1-ubyte.gz\nexpected: train-images"
     ):
-        fashion_mnist.find(str(directory))
+        debian.find(package(), str(directory))
 
 
 def no_gzip(path, write_idx):

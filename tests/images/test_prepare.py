@@ -13,7 +13,8 @@ import yaml
 
 from pipeline.data.sources import is_held_out
 from pipeline.run.errors import UserError
-from recipes.common.images import fashion_mnist, prepare
+from recipes.common import debian
+from recipes.common.images import prepare
 from recipes.common.images.dataset import PreparedImages
 from recipes.common.images.ledger import PictureLedger, Record
 from recipes.common.images.rows import Row
@@ -182,9 +183,9 @@ def test_fashion_mnist_goes_from_its_files_to_arrays(run_prepare, fashion_files)
 
 
 def test_a_download_is_announced(run_prepare, fashion_files, monkeypatch, capsys):
-    monkeypatch.setattr(fashion_mnist, "find", lambda path: None)
-    monkeypatch.setattr(fashion_mnist, "check_download", lambda: None)
-    monkeypatch.setattr(fashion_mnist, "download", lambda: fashion_files[0])
+    monkeypatch.setattr(debian, "find", lambda package, path: None)
+    monkeypatch.setattr(debian, "check_download", lambda package: None)
+    monkeypatch.setattr(debian, "download", lambda package: fashion_files[0])
     run_prepare(source="fashion_mnist", image_size=28, channels=1)
     assert capsys.readouterr().err == "prepare: downloading dataset-fashion-mnist, 31 MB\n"
 
@@ -209,7 +210,7 @@ def check(settings, **given):
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_a_look(settings, monkeypatch, given, said):
-    monkeypatch.setattr(fashion_mnist, "check_download", lambda: None)
+    monkeypatch.setattr(debian, "check_download", lambda package: None)
     with pytest.raises(UserError, match=said):
         check(settings, **given)
 

@@ -62,15 +62,15 @@ def run(context: Context) -> dict[str, Any]:
     Raises:
         UserError: a picture cannot be used and data.on_bad_row is error; a split is left without pictures.
     """
+    from recipes.common import debian
     from recipes.common.images import fashion_mnist
     from recipes.common.images.ledger import Record
     from recipes.common.images.readers import open_source
 
     images: Images = context.config.data
-    if images.source == "fashion_mnist" and fashion_mnist.find(images.path) is None:
-        context.terminal.write(
-            f"prepare: downloading {fashion_mnist.PACKAGE}, {fashion_mnist.MEGABYTES} MB\n"
-        )
+    package = fashion_mnist.PACKAGE
+    if images.source == "fashion_mnist" and debian.find(package, images.path) is None:
+        context.terminal.write(f"prepare: downloading {package.name}, {package.megabytes} MB\n")
     source, record = open_source(images), Record()
     _require_class(images, source.classes)
     ledgers, counts = [], {}
@@ -248,10 +248,10 @@ def _require_size(images: Images) -> None:
 
 
 def _check_fashion_mnist(images: Images) -> None:
+    from recipes.common import debian
     from recipes.common.images import fashion_mnist
 
-    if fashion_mnist.find(images.path) is None:
-        fashion_mnist.check_download()
+    debian.check_found(fashion_mnist.PACKAGE, images.path)
     _require_class(images, fashion_mnist.CLASSES)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.data.rows import BadRow
 from pipeline.data.sources import is_held_out
 from pipeline.run.errors import UserError
+from recipes.common import debian
 from recipes.common.images import fashion_mnist, tables
 from recipes.common.images.config import Images
 from recipes.common.images.digits import digits, stacked_digits
@@ -36,7 +37,7 @@ def open_source(images: Images) -> Source:
 
 def _fashion_mnist(images: Images) -> Source:
     """The package's own split; 32 pixels a side: two rows of black around, as nets that halve five times want it."""
-    directory = fashion_mnist.find(images.path) or fashion_mnist.download()
+    directory = debian.find(fashion_mnist.PACKAGE, images.path) or debian.download(fashion_mnist.PACKAGE)
     found = {split: fashion_mnist.read(directory, split) for split in fashion_mnist.PREFIXES}
     rows = [
         _fashion_row(directory, split, number, int(label))
