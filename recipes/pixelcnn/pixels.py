@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.common.images.logistic import MIN_LOG_SCALE, logistic_log_prob
+from recipes.common.logistic import MIN_LOG_SCALE, logistic_log_prob
 from recipes.pixelcnn.config import Model
 
 GRID = (

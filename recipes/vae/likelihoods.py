@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes.common.images.logistic import HALF_BIN, MIN_LOG_SCALE, logistic_log_prob
+from recipes.common.logistic import HALF_BIN, MIN_LOG_SCALE, logistic_log_prob
 from recipes.vae.config import Model
 
 

@@ -16,8 +16,9 @@ from pipeline.run.errors import UserError
 from recipes.common import debian
 from recipes.common.images import prepare
 from recipes.common.images.dataset import PreparedImages
-from recipes.common.images.ledger import PictureLedger, Record
-from recipes.common.images.rows import Row
+from recipes.common.images.ledger import PictureLedger
+from recipes.common.ledger import Record
+from recipes.common.rows import Row
 from tests.helpers import ROOT
 
 SPLITS = ("train", "held_out")

@@ -8,7 +8,7 @@ from pipeline.run.errors import UserError
 from recipes.common.images import fashion_mnist
 from recipes.common.images.digits import load
 from recipes.common.images.readers import open_source
-from recipes.common.images.rows import NO_LABEL
+from recipes.common.rows import NO_LABEL
 
 
 def contents(source, wanted=None):

@@ -9,7 +9,7 @@ from pipeline.data.rows import BadRow
 from pipeline.run.errors import UserError
 from recipes.common.images import tables
 from recipes.common.images.readers import open_source
-from recipes.common.images.rows import NO_LABEL
+from recipes.common.rows import NO_LABEL
 
 
 def labels(source):

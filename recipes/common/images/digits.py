@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.data.sources import is_held_out
 from pipeline.run.errors import UserError
 from recipes.common.images.config import Images
-from recipes.common.images.rows import Row, Source
+from recipes.common.rows import Row, Source
 
 SIDE = 8
 LARGEST = 16  # of the package's values

@@ -19,8 +19,9 @@ from recipes.common.images.config import Images
 if TYPE_CHECKING:
     import numpy as np
 
-    from recipes.common.images.ledger import PictureLedger, Record
-    from recipes.common.images.rows import Content, Row, Source
+    from recipes.common.images.ledger import PictureLedger
+    from recipes.common.ledger import Record
+    from recipes.common.rows import Content, Row, Source
 
 TRAIN, HELD_OUT = SPLITS = ("train", "held_out")
 LICENCES = {"digits": "BSD-3-Clause", "stacked_digits": "BSD-3-Clause", "fashion_mnist": "MIT"}
@@ -64,8 +65,8 @@ def run(context: Context) -> dict[str, Any]:
     """
     from recipes.common import debian
     from recipes.common.images import fashion_mnist
-    from recipes.common.images.ledger import Record
     from recipes.common.images.readers import open_source
+    from recipes.common.ledger import Record
 
     images: Images = context.config.data
     package = fashion_mnist.PACKAGE
@@ -151,7 +152,7 @@ def _usable(row: "Row", content: "Content", images: Images, record: "Record") ->
     try:
         return pixels_of(row, content, images, record)
     except BadRow as bad:
-        record.skip_or_raise(row, bad, images)
+        record.skip_or_raise(row, bad, images.on_bad_row)
         return None
 
 
@@ -264,8 +265,8 @@ def _check_dataset(images: Images) -> None:
 
 def _check_pictures(images: Images) -> None:
     """Open the source and decode a few of its pictures."""
-    from recipes.common.images.ledger import Record
     from recipes.common.images.readers import open_source
+    from recipes.common.ledger import Record
 
     source = open_source(images)
     _require_class(images, source.classes)

@@ -11,7 +11,7 @@ from pipeline.data.rows import BadRow
 from pipeline.data.sources import is_held_out
 from pipeline.run.errors import UserError, nearest
 from recipes.common.images.config import Images
-from recipes.common.images.rows import NO_LABEL, Content, Row, Source, path_of
+from recipes.common.rows import NO_LABEL, Content, Row, Source, path_of
 
 if TYPE_CHECKING:
     import pyarrow

@@ -1,25 +1,36 @@
-"""A picture as a row that nobody has looked at yet, and a source of such rows."""
+"""A picture or a clip as a row that nobody has looked at yet, and a source of such rows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.data.rows import BadRow
 from pipeline.run.errors import UserError, nearest
-from recipes.common.images.config import Images
 
 NO_LABEL = -1
 
-Content = bytes | np.ndarray | BadRow  # an encoded picture, its pixels uint8 (H, W, C), or why there is none
+# An encoded picture or clip, its values (a picture's uint8 (H, W, C)), or why there is none.
+Content = bytes | np.ndarray | BadRow
+
+
+class Located(Protocol):
+    """A data section that says where its data is."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def path(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A picture that nobody has looked at yet.
+    """A picture or a clip that nobody has looked at yet.
 
-    row: of the file, counted from 0; None where the picture is the file.
+    row: of the file, counted from 0; None where it is the file.
     label: index into the source's classes, or NO_LABEL; wrong: why the label cannot be used.
     """
 
@@ -35,7 +46,7 @@ class Row:
 class Source:
     """classes: names by label, () without labels; read: the contents of some of the rows, in their order.
 
-    other_files: those that lie among the pictures and are none.
+    other_files: those that lie among them and are of another kind.
     """
 
     classes: tuple[str, ...]
@@ -44,17 +55,15 @@ class Source:
     other_files: int = 0
 
 
-def path_of(images: Images) -> Path:
+def path_of(data: Located) -> Path:
     """The path of a source that needs one.
 
     Raises:
         UserError: it is not given, or nothing is there (the nearest name beside it is named).
     """
-    if images.path is None:
-        raise UserError(
-            f"data.path is missing\nexpected: where to find the pictures of source {images.source}"
-        )
-    path = Path(images.path).expanduser()
+    if data.path is None:
+        raise UserError(f"data.path is missing\nexpected: where to find the data of source {data.source}")
+    path = Path(data.path).expanduser()
     if path.exists():
         return path
     siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
