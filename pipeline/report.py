@@ -45,6 +45,7 @@ def render(name: str, config: dict[str, Any], artifacts: list[Artifact], logs: d
     scores = results.scores_of(artifacts)
     sections = [
         outcome.scores(scores, results.missing_of(artifacts)),
+        outcome.sounds(results.sounds_of(artifacts)),
         outcome.images(results.images_of(artifacts), by_stage),
         training.drawings(logs),
         training.alarms(logs),

@@ -22,3 +22,23 @@ def permutation(seed: int, epoch: int, length: int, purpose: str = "order") -> n
 def position(index: int, length: int) -> tuple[int, int]:
     """(epoch, offset within the epoch) of a global sample index, with `length` samples an epoch."""
     return divmod(index, length)
+
+
+class Order:
+    """Rows of a split in an endless order by sample index; the current epoch's permutation is kept.
+
+    seed: None: in stored order, over and over.
+    """
+
+    def __init__(self, seed: int | None, length: int):
+        self.seed, self.length = seed, length
+        self._current: tuple[int, np.ndarray] | None = None
+
+    def row(self, index: int) -> int:
+        """The row of sample `index`, which counts on over the epochs."""
+        epoch, offset = position(index, self.length)
+        if self.seed is None:
+            return offset
+        if self._current is None or self._current[0] != epoch:
+            self._current = epoch, permutation(self.seed, epoch, self.length)
+        return int(self._current[1][offset])

@@ -116,6 +116,16 @@ def images_of(artifacts: Iterable[Artifact]) -> dict[str, list[str]]:
     return {stage: names for stage, names in found.items() if names}
 
 
+def sounds_of(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
+    """The entries of every sounds.json, {"kind", "caption", "file"}, each with the `path` of its WAV file."""
+    return [
+        {**sound, "path": made.path / sound["file"]}
+        for made in artifacts
+        for sound in _json(made, "sounds.json", [])
+        if sound.get("file") in made.files
+    ]
+
+
 def model_directory(artifacts: Iterable[Artifact]) -> str | None:
     """Where the last artifact that holds a language model with its tokenizer has it; None: nobody to talk to."""
     found = [

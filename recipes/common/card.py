@@ -1,5 +1,6 @@
-"""The README.md of an exported image model: every figure comes from the config, the artifacts or the check."""
+"""The README.md of an exported model: every figure comes from the config, the artifacts or the check."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +12,49 @@ from pipeline.run import provenance
 from pipeline.run.config import identity
 from pipeline.run.results import scores_of
 from pipeline.run.stage import Context
-from recipes.common.images.prepare import licence_of
-from recipes.common.stages import family_module
 
 SECTIONS = ("data", "model", "train", "sampler", "sample")  # those that decide what is drawn
 
 
-def render(context: Context, measured: dict[str, int], classes: tuple[str, ...]) -> str:
-    """The whole README.md. measured: what the check in a fresh process found; classes: of the data, in their order."""
+@dataclass(frozen=True)
+class About:
+    """What a family says of its export.
+
+    kind: what is generated, as in `A vae model of KIND`; shown: Markdown of some of it; use: Markdown of how it is
+    loaded; tags: for the Hub; classes: of the data, in their order; licence: SPDX identifier of the data, where it is
+    known; checked: Markdown of what a fresh process found.
+    """
+
+    kind: str
+    shown: str
+    use: str
+    tags: dict[str, Any]
+    classes: tuple[str, ...]
+    licence: str | None
+    checked: str
+
+
+def render(context: Context, about: About) -> str:
+    """The whole README.md."""
     config, chain = context.config, lineage(context.inputs.values())
-    exported = family_module(config, "exported")
     facts = provenance.facts()
+    classes = ", ".join(f"{index} {name}" for index, name in enumerate(about.classes))
+    trained_on = named(about.licence or UNSTATED)
     sections = (
-        front(hub_licence(config.export.licence) | exported.TAGS),
+        front(hub_licence(config.export.licence) | about.tags),
         f"# {Path(config.run.output_dir).resolve().name}",
-        f"A {config.recipe} model of {config.data.image_size} x {config.data.image_size} pictures, trained for "
-        f"{config.train.max_steps:,} steps on `{public(config.data.path or config.data.source)}`.",
-        "![pictures](pictures.png)",
-        "## Use\n\n" + fenced(exported.USAGE, "python"),
-        *(
-            ["## Classes\n\n" + ", ".join(f"{index} {name}" for index, name in enumerate(classes))]
-            if classes
-            else []
-        ),
+        f"A {config.recipe} model of {about.kind}, trained for {config.train.max_steps:,} steps on "
+        f"`{public(config.data.path or config.data.source)}`.",
+        about.shown,
+        "## Use\n\n" + about.use,
+        *([f"## Classes\n\n{classes}"] if classes else []),
         "## Scores\n\n" + score_table(scores_of(chain)),
-        "## Licence\n\n" + licences(config),
+        f"## Licence\n\nThe weights: {named(config.export.licence)}. What they were trained on: {trained_on}.",
         "## Settings\n\n" + settings(config),
-        "## Checked before publication\n\n" + checks(measured),
+        "## Checked before publication\n\n" + about.checked,
         "## Lineage\n\n" + lineage_table(chain, facts.get("commit", "unknown"), facts["versions"]),
     )
     return "\n\n".join(sections) + "\n"
-
-
-def licences(config: Any) -> str:
-    """Of the weights, and of the pictures that they were made from."""
-    pictures = named(licence_of(config.data) or UNSTATED)
-    return f"The weights: {named(config.export.licence)}. The pictures they were trained on: {pictures}."
 
 
 def settings(config: Any) -> str:
@@ -57,8 +65,7 @@ def settings(config: Any) -> str:
     return fenced(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip(), "yaml")
 
 
-def checks(measured: dict[str, int]) -> str:
+def checks(text: str, measured: dict[str, int]) -> str:
     """What a process of its own made of this directory."""
     rows = [(name.replace("_", " "), f"{value:,}") for name, value in measured.items()]
-    text = "Loaded in a fresh process; the pictures of pictures.json were compared byte for byte with the live model's."
     return f"{text}\n\n{table(('check', 'measured'), rows)}"

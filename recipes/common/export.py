@@ -15,6 +15,8 @@ from recipes.common.stages import family_module
 if TYPE_CHECKING:
     import numpy as np
 
+    from recipes.common.card import About
+
 
 def check(config: Any) -> None:
     """Raises UserError for a licence that is none."""
@@ -42,8 +44,26 @@ def run(context: Context) -> dict[str, Any]:
     write_json(out / "pictures.json", request)
     measured = compare(drawn_afresh(config.recipe, out), live)
     save_sheet(live, out / "pictures.png", columns_of(len(prepared.classes)))
-    (out / "README.md").write_text(card.render(context, measured, prepared.classes), encoding="utf-8")
+    (out / "README.md").write_text(card.render(context, _about(config, measured, prepared.classes)), "utf-8")
     return measured
+
+
+def _about(config: Any, measured: dict[str, int], classes: tuple[str, ...]) -> "About":
+    from pipeline.publish.model_card import fenced
+    from recipes.common.card import About, checks
+    from recipes.common.images.prepare import licence_of
+
+    exported, side = family_module(config, "exported"), config.data.image_size
+    text = "Loaded in a fresh process; the pictures of pictures.json were compared byte for byte with the live model's."
+    return About(
+        kind=f"{side} x {side} pictures",
+        shown="![pictures](pictures.png)",
+        use=fenced(exported.USAGE, "python"),
+        tags=exported.TAGS,
+        classes=classes,
+        licence=licence_of(config.data),
+        checked=checks(text, measured),
+    )
 
 
 def drawn_afresh(family: str, directory: Path) -> "np.ndarray":

@@ -1,4 +1,4 @@
-"""Stage `train` of every image family: fit its recipe, leave the weights of its nets and what builds them again."""
+"""Stage `train` of every sibling family: fit its recipe, leave the weights of its nets and what builds them again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.run.errors import UserError
 from pipeline.train.recipe import Batch, Clock, Loss, Sum
 from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
-from recipes.common.images.one_net import OneNet
+from recipes.common.images.picture_net import PictureNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn
@@ -48,7 +48,7 @@ class NoisyImages:
         }
 
 
-class Diffusion(OneNet):
+class Diffusion(PictureNet):
     """Implements pipeline.train.recipe.Recipe."""
 
     turns = ("model",)

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recipes.common.chunks import in_chunks
 from recipes.common.images.dataset import to_pixels
-from recipes.common.noise import in_chunks, normal
+from recipes.common.noise import normal
 
 CHUNK = 64
 

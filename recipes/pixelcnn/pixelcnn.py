@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.train.recipe import Batch, Clock, Loss, Sum
-from recipes.common.images.one_net import OneNet
+from recipes.common.images.picture_net import PictureNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.sample import columns_of, labels_in_turn
 from recipes.pixelcnn.gated import initialise
@@ -18,7 +18,7 @@ ZERO_STAGES = (1, 2)
 FIRST = 64  # pictures that the initialisation looks at
 
 
-class PixelCnn(OneNet):
+class PixelCnn(PictureNet):
     """Implements pipeline.train.recipe.Recipe."""
 
     turns = ("pixelcnn",)

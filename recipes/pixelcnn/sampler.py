@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes.common import noise
+from recipes.common.chunks import in_chunks
 from recipes.pixelcnn.config import PixelCnnConfig
 from recipes.pixelcnn.gated import GatedPixelCnn, Layer, gated
 from recipes.pixelcnn.nets import load_net
@@ -37,7 +38,7 @@ def load_samplers(config: PixelCnnConfig, prepared: Path, trained: Path) -> dict
 
 def sampler_of(net: GatedPixelCnn) -> Sampler:
     """(seeds, labels) -> uint8 (B, S, S, C)."""
-    return partial(noise.in_chunks, partial(_draw, net), size=CHUNK)
+    return partial(in_chunks, partial(_draw, net), size=CHUNK)
 
 
 def _draw(net: GatedPixelCnn, seeds: list[int], labels: list[int]) -> Tensor:
@@ -62,7 +63,7 @@ def completed(
         labels_B = torch.tensor([labels[place] for place in places], device=device)
         return to_images(net, drawn(net, labels_B, coins_of(net, seeds).to(device), given, known))
 
-    return noise.in_chunks(draw, seeds, list(range(len(seeds))), size=CHUNK)
+    return in_chunks(draw, seeds, list(range(len(seeds))), size=CHUNK)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recipes.common import noise
+from recipes.common.chunks import in_chunks
 from recipes.common.images.dataset import PreparedImages
 from recipes.vae.config import VaeConfig
 from recipes.vae.ladder import Ladder
@@ -62,7 +63,7 @@ def ladder_sampler(net: Ladder, drawn_pixels: bool = False) -> Sampler:
         coins = torch.from_numpy(np.stack([noise.uniform(seed, "pixels", 0, shape) for seed in seeds]))
         return to_images(net.likelihood.sample(numbers, coins.to(numbers.device)))
 
-    return partial(noise.in_chunks, draw, size=CHUNK)
+    return partial(in_chunks, draw, size=CHUNK)
 
 
 def code_sampler(net: VectorQuantised, codes_NRR: Tensor) -> Sampler:
@@ -72,7 +73,7 @@ def code_sampler(net: VectorQuantised, codes_NRR: Tensor) -> Sampler:
         numbers = net.decode(codes_NRR[[seed % len(codes_NRR) for seed in seeds]])
         return to_images(net.likelihood.mean(numbers))
 
-    return partial(noise.in_chunks, draw, size=CHUNK)
+    return partial(in_chunks, draw, size=CHUNK)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from pipeline.run.plan import steps_of
 from pipeline.train.recipe import Batch, Clock, Loss, Sum
 from recipes.common import noise
 from recipes.common.images.dataset import ImageSplit, PreparedImages
-from recipes.common.images.one_net import OneNet
+from recipes.common.images.picture_net import PictureNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.sample import columns_of, labels_in_turn
 from recipes.vae.config import Train
@@ -49,7 +49,7 @@ class NoisyImages:
         }
 
 
-class Vae(OneNet):
+class Vae(PictureNet):
     """Implements pipeline.train.recipe.Recipe."""
 
     turns = ("vae",)

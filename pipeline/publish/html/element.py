@@ -74,7 +74,7 @@ def exact(shown: str, value: object) -> Markup:
 
 def page(title: str, style: str, *children: str) -> str:
     """A whole document that fetches nothing and runs nothing: its own policy forbids both."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
     head = element(
         "head",
         element("meta", charset="utf-8"),

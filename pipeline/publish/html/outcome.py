@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.run.units import number, quantity, words
 
 UNFOLDED_SAMPLES = 24
 IMAGES_A_STAGE = 12
+SOUNDS = 12  # rows of players that are not folded
 
 
 def figure(value: float, decimals: int) -> str:
@@ -203,6 +205,25 @@ def _images(made: Artifact, names: list[str]) -> Markup:
     more = len(names) - len(shown)
     note = [element("p", f"{more} more in {made.stage}/", class_="note")] if more else []
     return join([element("h3", made.stage), element("div", *shown, class_="images"), *note])
+
+
+def sounds(found: list[dict[str, Any]]) -> Part | None:
+    """A player for every WAV file, held in the page itself: a column a kind, a row a wave."""
+    if not found:
+        return None
+    kinds = list(dict.fromkeys(str(sound["kind"]) for sound in found))
+    columns = [[_player(sound) for sound in found if sound["kind"] == kind] for kind in kinds]
+    rows = [list(row) for row in zip_longest(*columns, fillvalue=Markup(""))]
+    shown, rest = rows[:SOUNDS], rows[SOUNDS:]
+    more = [folded(f"{len(rest)} more", table(kinds, rest))] if rest else []
+    return Part("sounds", "Sounds", join([table(kinds, shown), *more]))
+
+
+def _player(sound: dict[str, Any]) -> Markup:
+    source = "data:audio/wav;base64," + base64.b64encode(sound["path"].read_bytes()).decode()
+    caption = str(sound["caption"])
+    audio = element("audio", src=source, controls="", preload="none", title=caption)
+    return element("figure", audio, element("figcaption", caption), class_="sound")
 
 
 def embedded(path: Path, caption: str) -> Markup:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.order import permutation, position
+from pipeline.data.order import Order
 from pipeline.train.recipe import derived_seed
 
 
@@ -52,21 +52,15 @@ class ImageSplit:
     def __init__(self, images: PreparedImages, seed: int | None, flip: bool = False):
         self.images, self.seed, self.flip = images, seed, flip
         self.length = len(images.labels)
-        self._order: tuple[int, np.ndarray] | None = None  # of the current epoch
+        self._order = Order(seed, self.length)
 
     def item(self, index: int) -> dict[str, np.ndarray]:
         """Sample `index`, which counts on over the epochs."""
-        epoch, offset = position(index, self.length)
-        row = self._epoch(epoch)[offset] if self.seed is not None else offset
+        row = self._order.row(index)
         image = self.images.images[row]
         if self.seed is not None and self.flip and derived_seed(self.seed, "flip", index) & 1:
             image = image[:, ::-1]
         return {"image": np.array(image), "label": np.array(self.images.labels[row])}
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, permutation(self.seed, epoch, self.length)
-        return self._order[1]
 
 
 def to_unit(images_BHWC: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ Pictures lie in the order of a hash of their keys, not in the source's: any firs
 a folder sorted by class would give one class. Of a folder or a table, only the list of rows is held in memory.
 """
 
-import hashlib
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.run.files import write_json
 from pipeline.run.stage import Context
 from pipeline.run.terminal import bar
 from recipes.common.images.config import Images
+from recipes.common.order import rank
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,11 +116,6 @@ def choose(source: "Source", images: Images, split: str) -> tuple[list["Row"], "
         last = sorted(map(rank, rows))[images.max_images - 1]
         rows = [row for row in rows if rank(row) <= last]
     return rows, ledger
-
-
-def rank(row: "Row") -> bytes:
-    """By which pictures are ordered; independent of the hash that decides the split."""
-    return hashlib.sha256(f"order/{row.key}".encode()).digest()
 
 
 def _write(

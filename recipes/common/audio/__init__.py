@@ -1,0 +1,1 @@
+"""Clips of sound: readers, decoding, preparation, segments, pictures of them."""
