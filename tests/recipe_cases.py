@@ -1,10 +1,13 @@
 """The recipes that tests/test_recipes.py holds to the contract: each small, each from the settings of its own YAML."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from pipeline.data.packing import PackedDocuments
 from pipeline.data.shards import Shard
@@ -21,6 +24,7 @@ from recipes.diffusion.diffusion import Diffusion
 from recipes.gan.gan import Gan
 from recipes.pixelcnn.pixelcnn import PixelCnn
 from recipes.vae.vae import Vae
+from recipes.wavenet.wavenet import WaveNetRecipe
 from tests.helpers import ROOT
 from tests.tiny_language_model import random_documents, shard_of, tiny_model
 
@@ -49,7 +53,7 @@ class Case(NamedTuple):
 
 
 def prepare_all(shared: Path) -> None:
-    """The data of every case: packed documents, and digits."""
+    """The data of every case: packed documents, digits, and clips of sound."""
     (shared / "documents").mkdir()
     shard_of(shared / "documents", random_documents(*[20 + 7 * (i % 9) for i in range(40)]))
     data = Images(source="digits", image_size=8, channels=1, max_images=60)
@@ -57,6 +61,31 @@ def prepare_all(shared: Path) -> None:
     out.mkdir(parents=True)
     stage = Stage("prepare", "recipes.common.images.prepare", {})
     prepare.run(Context(SimpleNamespace(data=data), stage, {}, out, out, out, io.StringIO()))
+    (shared / "clips").mkdir()
+    for split in ("train", "held_out"):
+        write_clips(shared / "clips", split)
+
+
+def write_clips(out: Path, split: str) -> None:
+    """A prepared split of twelve tones of two classes, of different lengths."""
+    lengths = [90 + 31 * number for number in range(12)]
+    waves = [
+        3000 * np.sin(np.arange(length) * (0.1 + 0.05 * (number % 2)))
+        for number, length in enumerate(lengths)
+    ]
+    np.save(out / f"{split}.samples.npy", np.concatenate(waves).astype(np.int16))
+    np.save(out / f"{split}.offsets.npy", np.cumsum([0, *lengths]))
+    np.save(out / f"{split}.labels.npy", np.arange(12) % 2)
+    (out / f"{split}.keys.json").write_text(json.dumps([f"{split}-{number}" for number in range(12)]))
+    (out / "classes.json").write_text('["low", "high"]')
+
+
+def _wavenet(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    model = ("model.channels=8", "model.skip_channels=16", "model.layers=4", "train.segment=64", NO_WARMUP)
+    mel = "model.mel={bands: 6, window: 32, hop: 16}"
+    return WaveNetRecipe(
+        _config("wavenet/drums.yaml", _loop(micro, max_steps), *model, mel), shared / "clips"
+    )
 
 
 def _language_model(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
@@ -105,6 +134,7 @@ CASES: dict[str, Case] = {
     "PixelCNN": _of_digits(
         PixelCnn, (150, 0.5), "pixelcnn/digits.yaml", "model.dropout=0", "model.blocks=2", NO_WARMUP
     ),
+    "WaveNet": Case(_wavenet, (150, 0.9)),
     "U-Net": _of_digits(Diffusion, (150, 0.01), "diffusion/digits.yaml", NO_WARMUP),
     "DiT": _of_digits(Diffusion, (150, 0.1), "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),
     "GAN": _of_digits(Gan, (600, 0.3), "gan/digits.yaml", "train.augment=[]"),

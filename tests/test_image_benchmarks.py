@@ -134,6 +134,11 @@ def test_cached_sampling_is_timed_against_equal_pictures():
     assert found["cached_over_naive"]["median"] > 0 and found["pictures"] == 2
 
 
+def test_cached_generation_is_timed_against_equal_samples():
+    found = siblings.wavenet(30, 2, "model.layers=3")
+    assert found["cached_over_naive"]["median"] > 0 and found["receptive_field"] == 9
+
+
 def test_no_figure_is_given_of_samplers_that_draw_otherwise(monkeypatch):
     monkeypatch.setattr(siblings, "drawn_naively", lambda net, labels, coins: torch.zeros(2, 5, 5, 1) - 1)
     with pytest.raises(SystemExit, match="draws other pixels"):

@@ -35,10 +35,13 @@ class Queues:
         """told: as net.told has it, from `before` places before the first sample on."""
         self.net, self.place = net, 0
         layers: list[Layer] = list(net.layers)  # type: ignore[arg-type]
-        silence = told.new_zeros(len(told), net.before + net.kernel - 1)
+        length = net.before + net.kernel - 1
+        absent = torch.full((len(told),), length, device=told.device)
+        silence = features(torch.zeros(len(told), length, dtype=torch.int16, device=told.device), absent)
         frames = told if told.shape[-1] == 1 else told[..., : net.before // net.mel.hop + 1]
         self.kept = [_last(stream, layer.reach) for layer, stream, _ in net.streams(silence, frames)]
-        self.recent = features(silence[:, : net.kernel]).to(told.dtype)
+        self.recent = silence[..., : net.kernel].to(told.dtype)
+        self.none = torch.zeros_like(absent)
         biases = torch.cat([layer.dilated.bias for layer in layers])
         self.told = (told + biases[:, None]).movedim(-1, 0).contiguous()
         self.steps = [
@@ -73,7 +76,7 @@ class Queues:
 
     def add(self, samples_B: Tensor) -> None:
         """Go on by one sample."""
-        newest = features(samples_B[:, None]).to(self.recent.dtype)
+        newest = features(samples_B[:, None], self.none).to(self.recent.dtype)
         self.recent = torch.cat([self.recent[..., 1:], newest], -1)
         self.place += 1
 

@@ -160,7 +160,7 @@ class WaveNet(nn.Module):
             for place, each in enumerate(dilations)
         )
         self.receptive_field = kernel + sum(layer.reach for layer in self.layers)
-        self.begin = nn.Conv1d(2, channels, kernel)
+        self.begin = nn.Conv1d(3, channels, kernel)
         self.label = nn.Embedding(classes, 2 * channels * count) if classes else None
         self.mel = Mel(sample_rate, **mel) if mel else None
         if self.mel:
@@ -186,17 +186,18 @@ class WaveNet(nn.Module):
             with torch.no_grad():
                 self.head.bias.copy_(start.to(self.head.bias.device))
 
-    def forward(self, wave_BT: Tensor, labels_B: Tensor) -> Tensor:
+    def forward(self, wave_BT: Tensor, absent_B: Tensor, labels_B: Tensor) -> Tensor:
         """Natural logarithm of the probability of each sample of a segment, fp32 (B, segment).
 
         wave_BT: int16, left + segment + right samples. A segment begins a whole number of hops after its clip does, and
-        is one long.
+        is one long. absent_B: how many of the first samples stand before the clip's beginning.
         """
         segment = wave_BT.shape[1] - self.left - self.right
         samples_BT = wave_BT[:, self.left : self.left + segment].long()
-        inputs_BT = wave_BT[:, self.left - self.before - self.kernel : self.left + segment - 1]
+        first = self.left - self.before - self.kernel
+        inputs_BT = wave_BT[:, first : self.left + segment - 1]
         told = self.told(self.mel(wave_BT.float() / FULL_SCALE) if self.mel else None, labels_B)
-        numbers_BPT = self.numbers(inputs_BT, told, segment)
+        numbers_BPT = self.numbers(features(inputs_BT, absent_B - first), told, segment)
         return self.sample.log_prob(numbers_BPT, samples_BT, inputs_BT[:, -segment:].long())
 
     def told(self, mel_BMF: Tensor | None, labels_B: Tensor) -> Tensor:
@@ -212,15 +213,15 @@ class WaveNet(nn.Module):
             told = told + self.local(F.relu(self.frames(mel_BMF - math.log(LOG_FLOOR))))
         return told
 
-    def numbers(self, inputs_BT: Tensor, told: Tensor, wanted: int) -> Tensor:
-        """(B, P, wanted) of the last places, given samples from `before` + kernel places before them on."""
-        aside = [layer.aside(gated[..., -wanted:]) for layer, _, gated in self.streams(inputs_BT, told)]
-        with torch.autocast(inputs_BT.device.type, enabled=False):  # bf16 would round what 16 bits tell apart
+    def numbers(self, inputs_B3T: Tensor, told: Tensor, wanted: int) -> Tensor:
+        """(B, P, wanted) of the last places, given features from `before` + kernel places before them on."""
+        aside = [layer.aside(gated[..., -wanted:]) for layer, _, gated in self.streams(inputs_B3T, told)]
+        with torch.autocast(told.device.type, enabled=False):  # bf16 would round what 16 bits tell apart
             return self.head(F.relu(self.mix(F.relu(sum(aside)).to(self.mix.weight.dtype))))
 
-    def streams(self, inputs_BT: Tensor, told: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+    def streams(self, inputs_B3T: Tensor, told: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
         """Each layer with what goes into it and its gated output, (B, C, places): what is not there is not padded."""
-        stream = self.begin(features(inputs_BT).to(self.begin.weight.dtype))
+        stream = self.begin(inputs_B3T.to(self.begin.weight.dtype))
         for layer, own in zip(self.layers, told.chunk(len(self.layers), 1), strict=True):
             convolved = layer.dilated(stream)
             tangent, gate = (convolved + self.spread(own)[..., -convolved.shape[-1] :]).chunk(2, 1)
@@ -238,14 +239,16 @@ class WaveNet(nn.Module):
         return torch.lerp(told_BCF[..., :-1, None], told_BCF[..., 1:, None], weights).flatten(-2)
 
 
-def features(wave: Tensor) -> Tensor:
-    """int16 samples (B, T) as the net sees them, fp32 (B, 2, T): as they are, and companded so that quiet ones tell.
+def features(wave_BT: Tensor, absent_B: Tensor) -> Tensor:
+    """int16 samples as the net sees them, fp32 (B, 3, T).
 
-    GAINS bring a usual recording to a variance of about 1. Measured on speech at 8 kHz, 362 steps of the net of
-    speech.yaml: 10.2 bits a sample without them, 9.3 with them.
+    As they are; companded, so that quiet ones tell; and whether a sample stands before the beginning, as the first
+    `absent` do: silence before a sound is not silence after it. GAINS bring a usual recording to a variance of about 1:
+    on speech at 8 kHz, after 362 steps of the net of speech.yaml, 10.2 bits a sample without them and 9.3 with them.
     """
-    on_unit = wave.float() / FULL_SCALE
-    return torch.stack([GAINS[0] * on_unit, GAINS[1] * companded(on_unit)], 1)
+    on_unit = wave_BT.float() / FULL_SCALE
+    absent_BT = torch.arange(wave_BT.shape[1], device=wave_BT.device) < absent_B[:, None]
+    return torch.stack([GAINS[0] * on_unit, GAINS[1] * companded(on_unit), absent_BT.float()], 1)
 
 
 def companded(wave: Tensor) -> Tensor:

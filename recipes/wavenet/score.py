@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.train.recipe import stacked
 from recipes.common.audio.dataset import PreparedAudio, Segments
 from recipes.common.audio.spectra import griffin_lim, stft_distance
 from recipes.wavenet.generate import mel_of_clips, sampler_of
@@ -25,9 +26,8 @@ def nats_of(net: WaveNet, audio: PreparedAudio, clips: int, segment: int) -> np.
     for begin in range(0, len(rows), CHUNK):
         part = rows[begin : begin + CHUNK]
         items = [split.item(int(row)) for row in part]
-        waves = torch.from_numpy(np.stack([item["wave"] for item in items]))
-        labels = torch.from_numpy(np.stack([item["label"] for item in items]))
-        log_prob_BT = net(waves, labels).double().numpy()
+        batch = stacked(items)
+        log_prob_BT = net(batch["wave"], batch["absent"], batch["label"]).double().numpy()
         for row, log_prob_T, item in zip(part, log_prob_BT, items, strict=True):
             found[split.clips[row]] -= log_prob_T[: item["length"]].sum()
     return found

@@ -53,6 +53,7 @@ class WaveNetRecipe(OneNet):
         length = self.left + self.training.segment + self.right
         return {
             "wave": torch.zeros(count, length, dtype=torch.int16),
+            "absent": torch.zeros(count, dtype=torch.int64),
             "length": torch.full((count,), self.training.segment),
             "label": torch.zeros(count, dtype=torch.int64),
         }
@@ -81,7 +82,7 @@ class WaveNetRecipe(OneNet):
 
     def _nats(self, nets: dict[str, nn.Module], batch: Batch) -> Tensor:
         """Of the real samples of a batch, 0-d."""
-        log_prob_BT = nets["wavenet"](batch["wave"], batch["label"])
+        log_prob_BT = nets["wavenet"](batch["wave"], batch["absent"], batch["label"])
         places = torch.arange(log_prob_BT.shape[1], device=log_prob_BT.device)
         real_BT = places < batch["length"][:, None]
         return -torch.where(real_BT, log_prob_BT, 0).sum()

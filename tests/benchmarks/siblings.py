@@ -1,27 +1,37 @@
 """What the autoregressive families gain from keeping what they computed: cached against naive sampling, in turns.
 
-python -m tests.benchmarks.siblings      one JSON line a sampler; the pixels are equal before anything is timed
+python -m tests.benchmarks.siblings      one JSON line a sampler; what is drawn is equal before anything is timed
 
 PixelCNN: the net of recipes/pixelcnn/fashion_mnist.yaml with fresh weights, 28 x 28 pictures, fp32. Naive is a pass
 over the whole picture for each pixel.
+
+WaveNet: the net of recipes/wavenet/drums.yaml with fresh weights, fp32, one thread. Naive is a pass over the receptive
+field for each sample.
 """
 
 import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.run.stage import open_recipe
 from recipes.common.images.shape import Shape
+from recipes.common.threads import one_thread
 from recipes.pixelcnn.gated import GatedPixelCnn
 from recipes.pixelcnn.nets import build
 from recipes.pixelcnn.sampler import coins_of, drawn
+from recipes.wavenet.generate import coins_of as coins_of_wave
+from recipes.wavenet.generate import generated
+from recipes.wavenet.net import WaveNet, features
+from recipes.wavenet.nets import described
 from tests.benchmarks.workload import interleaved, on_the_cpu, print_line, ratio, spread
 from tests.helpers import ROOT
 
 PICTURES, REPEATS, SIZE = 8, 3, 28
+SAMPLES = 1000  # of a wave
 
 
 @torch.no_grad()
@@ -60,15 +70,63 @@ def pixelcnn(size: int = SIZE, pictures: int = PICTURES, repeats: int = REPEATS)
     }
 
 
-def _rate(sampler: Callable[[], Tensor], pictures: int) -> float:
+@torch.no_grad()
+def generated_naively(
+    net: WaveNet, labels_B: Tensor, coins_BT2: Tensor, mel_BMF: Tensor | None = None
+) -> Tensor:
+    """What `generated` does, by a pass over the receptive field for each sample."""
+    told, hop = net.told(mel_BMF, labels_B), net.mel.hop if net.mel else 1
+    length = coins_BT2.shape[1]
+    lead = net.before + net.kernel
+    wave_BT = torch.zeros(len(labels_B), lead + length + hop, dtype=torch.int64)
+    for place in range(length):
+        first = place // hop * hop  # frames hold from a whole hop on
+        inputs = wave_BT[:, first : first + lead + hop - 1]
+        frames = told[..., first // hop :][..., : net.before // hop + 2] if net.mel else told
+        numbers_BP = net.numbers(features(inputs, lead - first + 0 * labels_B), frames, hop)[
+            ..., place - first
+        ]
+        before_B = wave_BT[:, lead + place - 1]
+        wave_BT[:, lead + place] = net.sample.draw(numbers_BP, coins_BT2[:, place], before_B)
+    return wave_BT[:, lead : lead + length].to(torch.int16)
+
+
+def wavenet(samples: int = SAMPLES, repeats: int = REPEATS, *overrides: str) -> dict:
+    """Samples a second of one wave, cached and naive, their ratio, and the cached ones over real time."""
+    config, _ = open_recipe(ROOT / "recipes/wavenet/drums.yaml", list(overrides))
+    torch.manual_seed(0)
+    net = WaveNet(**described(config.model, config.data.sample_rate, ("drum",))["net"]).eval()
+    labels, coins = torch.zeros(1, dtype=torch.int64), torch.from_numpy(coins_of_wave(0, samples))[None]
+    both: dict[str, Callable[[], Tensor]] = {
+        "cached": partial(generated, net, labels, coins),
+        "naive": partial(generated_naively, net, labels, coins),
+    }
+    with one_thread():
+        cached, naive = (sampler() for sampler in both.values())
+        if not torch.equal(cached, naive):
+            raise SystemExit("cached generation makes other samples than naive generation")
+        found = interleaved(
+            {name: partial(_rate, sampler, samples) for name, sampler in both.items()}, repeats
+        )
+    return {
+        "samples": samples,
+        "receptive_field": net.receptive_field,
+        "cached_over_naive": ratio(found, "cached", "naive"),
+        "samples_per_second": {name: spread(rates) for name, rates in found.items()},
+        "cached_over_real_time": float(np.median(found["cached"])) / config.data.sample_rate,
+    }
+
+
+def _rate(sampler: Callable[[], Tensor], count: int) -> float:
     began = time.perf_counter()
     sampler()
-    return pictures / (time.perf_counter() - began)
+    return count / (time.perf_counter() - began)
 
 
 def main() -> None:
     on_the_cpu(2)
     print_line("pixelcnn_sampling", **pixelcnn())
+    print_line("wavenet_generation", **wavenet())
 
 
 if __name__ == "__main__":

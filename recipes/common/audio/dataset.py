@@ -59,8 +59,9 @@ def around(clip_T: np.ndarray, start: int, length: int) -> np.ndarray:
 class Segments:
     """Implements pipeline.train.recipe.Split: every sample of every clip once an epoch, in segments of one length.
 
-    An item is {"wave": int16 (left + size + right,), "length": int64 (), "label": int64 ()}: the segment with what
-    stands before and after it in its clip; of the last one of a clip, `length` samples are real.
+    An item is {"wave": int16 (left + size + right,), "absent", "length", "label": int64 ()}: the segment with what
+    stands before and after it in its clip. Its first `absent` samples are before the clip's beginning; `length` samples
+    of the segment itself are real, fewer than `size` at a clip's end.
     seed: of the order; None: in stored order, over and over.
     """
 
@@ -80,4 +81,9 @@ class Segments:
         clip = self.audio.clip(number)
         wave = around(clip, start - self.left, self.left + self.size + self.right)
         length = min(self.size, len(clip) - start)
-        return {"wave": wave, "length": np.array(length), "label": np.array(self.audio.labels[number])}
+        return {
+            "wave": wave,
+            "absent": np.array(max(0, self.left - start)),
+            "length": np.array(length),
+            "label": np.array(self.audio.labels[number]),
+        }

@@ -104,9 +104,12 @@ def _require_whole(kind: str, content: bytes) -> None:
         ):  # some writers leave out the last pad byte
             raise BadRow(f"it is cut off: {len(content):,} of {promised + 8:,} bytes\nexpected: a whole clip")
     if kind == "OGG":
-        last = content.rfind(b"OggS")
-        if not content[last + 5] & 4:  # the flag of a stream's last page (RFC 3533, section 6)
-            raise BadRow("it is cut off: its last page is missing\nexpected: a whole clip")
+        # A page (RFC 3533, section 6) has flags in byte 5, of which 4 marks the last one; byte 26 counts its segments,
+        # whose lengths follow.
+        page = content[content.rfind(b"OggS") :]
+        whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+        if not whole or not page[5] & 4:
+            raise BadRow("it is cut off: its last page is missing or not whole\nexpected: a whole clip")
 
 
 def _mixed(samples_TC: np.ndarray, audio: Audio, notes: Counter[str]) -> np.ndarray:
