@@ -92,14 +92,14 @@ class LogisticMixture(nn.Module):
 class Mel(nn.Module):
     """Log-magnitudes in bands as wide as the ear's (HTK's mel scale), one frame every `hop` samples.
 
-    filters (frequencies, M) and the Hann window are kept with the weights, so that a reader needs no other library.
+    filters: (frequencies, M).
     """
 
     def __init__(self, sample_rate: int, bands: int, window: int, hop: int) -> None:
         super().__init__()
         self.bands, self.size, self.hop = bands, window, hop
-        self.register_buffer("window", torch.hann_window(window))
-        self.register_buffer("filters", mel_filters(sample_rate, bands, window))
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.register_buffer("filters", mel_filters(sample_rate, bands, window), persistent=False)
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Samples on [-1, 1) -> (B, M, F): frame i is centred at sample window / 2 + i hop."""

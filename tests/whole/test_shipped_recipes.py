@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import soundfile
 
 from pipeline.__main__ import main
 from tests.chat_templates import CALLED, TOOLS, tokenizer_of
@@ -41,6 +42,7 @@ def data(tmp_path_factory) -> Path:
     for prefix in ("train", "t10k"):
         idx(folder / "fashion" / f"{prefix}-images-idx3-ubyte.gz", np.zeros((20, 28, 28), np.uint8))
         idx(folder / "fashion" / f"{prefix}-labels-idx1-ubyte.gz", np.arange(20, dtype=np.uint8) % 10)
+    write_sounds(folder)
     (folder / "text" / "a.txt").write_text("A text.\n")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["A text."]}), folder / "tables" / "a.parquet")
     (folder / "dictd" / "d.dict").write_text("word\n\n  A meaning.\n")
@@ -53,6 +55,16 @@ def data(tmp_path_factory) -> Path:
     for name, (template, config) in MODELS.items():
         write_model(folder / name, template, config)
     return folder
+
+
+def write_sounds(folder: Path) -> None:
+    """A few clips where the two Debian packages have theirs."""
+    wave = np.stack([np.sin(np.arange(4000) / 20) / 2] * 2, 1)
+    spoken = [f"animals/cow{n}_desc_{language}.ogg" for language in ("el", "ro", "ru") for n in range(9)]
+    for place in ("sonic/ambi_choir.flac", "sonic/tabla_tun3.flac", *(f"tuxpaint/{name}" for name in spoken)):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / place, wave, 44_100)
+    (folder / "tuxpaint" / "symbols").mkdir()
 
 
 SMALL = {
@@ -102,6 +114,8 @@ def given(recipe: str, data: Path) -> list[str]:
         "source: text": f"corpus.path={data / 'text'}",
         "source: parquet": f"corpus.path={data / 'tables'}",
         "source: wordnet": f"chat.path={data / 'wordnet'}",
+        "source: sonic_pi": f"data.path={data / 'sonic'}",
+        "source: tuxpaint": f"data.path={data / 'tuxpaint'}",
     }
     found = [place for source, place in places.items() if re.search(rf"^ +{source}\b", text, re.M)]
     if "source: dictd" in text:
