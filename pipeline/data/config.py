@@ -1,6 +1,6 @@
 """The sections that name the data of a language model: a corpus of documents, and conversations."""
 
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import model_validator
 
@@ -10,9 +10,34 @@ Unwritten = Literal["error", "drop", "text"]
 OVERLAP = "training rows that are held out as well, but for white space: leave out and count, or count"
 
 
+class Tables(Protocol):
+    """A section whose data may lie in tables.
+
+    section: its name in the recipe; only_named: whether no other columns than the named ones are read.
+    """
+
+    section: ClassVar[str]
+    only_named: ClassVar[bool]
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def path(self) -> str | None: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        """Columns that must be there, by the settings that name them."""
+
+
 class Corpus(Section):
     """Where the documents come from, and which of them are held out."""
 
+    section: ClassVar[str] = "corpus"
+    only_named: ClassVar[bool] = True
     source: Literal["stdlib", "text", "dictd", "auto", "jsonl", "json", "csv", "parquet", "datasets"] = what(
         ...,
         "kind of source; auto: tables by their files' endings, also .gz, .bz2, .xz and .zst, or a dataset",
@@ -33,10 +58,16 @@ class Corpus(Section):
         "error", "undecodable file or malformed row: stop, or count and skip"
     )
 
+    @property
+    def named_columns(self) -> dict[str, str]:
+        return {"text_column": self.text_column}
+
 
 class ChatSource(Section):
     """Where conversations come from, and which of them are held out."""
 
+    section: ClassVar[str] = "chat"
+    only_named: ClassVar[bool] = False
     source: Literal[
         "auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "stdlib_calls", "wordnet"
     ] = what(
@@ -58,6 +89,10 @@ class ChatSource(Section):
     )
     max_conversations: int | None = what(None, "stop after this many conversations; none: all", ge=1)
     on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        return {"messages_column": self.messages_column} if self.messages_column else {}
 
     @property
     def called(self) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.data import dictd, stdlib
-from pipeline.data.config import ChatSource, Corpus
+from pipeline.data.config import ChatSource, Corpus, Tables
 from pipeline.run.errors import UserError, nearest
 
 Source = Corpus | ChatSource
@@ -53,12 +53,12 @@ class BadRow(Exception):
         self.line = line
 
 
-def name_of(source: Source) -> str:
+def name_of(source: Tables) -> str:
     """The section of the recipe that `source` is."""
-    return "corpus" if isinstance(source, Corpus) else "chat"
+    return source.section
 
 
-def path_of(source: Source) -> Path:
+def path_of(source: Tables) -> Path:
     """The path of a source that needs one.
 
     Raises:
@@ -78,7 +78,7 @@ def path_of(source: Source) -> Path:
     raise UserError(f"{name_of(source)}.path: nothing at {path}\n{hint}")
 
 
-def files_of(source: Source) -> list[tuple[str, Path]]:
+def files_of(source: Tables) -> list[tuple[str, Path]]:
     """(key, file) of a source made of files, sorted by key: the path below the folder that was given.
 
     Raises:
@@ -89,7 +89,7 @@ def files_of(source: Source) -> list[tuple[str, Path]]:
             raise UserError(f"{name_of(source)}.path = {source.path!r}: source {source.source} takes no path")
         return stdlib.module_files()
     path = path_of(source)
-    pattern = source.pattern if source.source == "text" else "**/*"
+    pattern = source.pattern if isinstance(source, Corpus) and source.source == "text" else "**/*"
     base, hits = _matching(path, pattern)
     found = sorted(
         (hit.relative_to(base).as_posix(), hit)
@@ -106,7 +106,7 @@ def files_of(source: Source) -> list[tuple[str, Path]]:
     return found
 
 
-def _is_wanted(source: Source, file: Path) -> bool:
+def _is_wanted(source: Tables, file: Path) -> bool:
     if source.source == "dictd":
         return file.name.endswith(dictd.ENDINGS)
     kind = kind_of(file)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import rows, stdlib, stdlib_calls, tables
-from pipeline.data.config import Chat, ChatSource, Corpus
+from pipeline.data.config import Chat, ChatSource, Corpus, Tables
 from pipeline.data.conversation import Conversation, Document
 from pipeline.data.formats import Formats
 from pipeline.data.rows import BadRow, Row, Source, brief, name_of, require_unicode
@@ -328,23 +328,32 @@ def _table_row(parse: Parser) -> Parser:
     """The parser of a table's row, or of a JSON line, of which `parse` takes the columns."""
 
     def parse_row(source: Source, row: Row) -> Iterable[Any]:
-        value, lines, one = row.value, isinstance(row.value, bytes), "one JSON object a line"
-        if lines:
-            text = _decoded(row)
-            if not text.strip():
-                raise BadRow(f"empty\nexpected: {one}")
-            try:
-                value = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise BadRow(f"not JSON: {error.msg} at column {error.colno}\nexpected: {one}") from None
-        if not isinstance(value, dict):
-            raise BadRow(f"holds {brief(value)}\nexpected: {one if lines else 'a value for each column'}")
-        column = tables.named_column(source)
-        if column is not None and column not in value:
-            raise BadRow(f"no column {column!r}\n{nearest(column, value)[:300]}")
-        return parse(source, dataclasses.replace(row, value=value))
+        return parse(source, dataclasses.replace(row, value=columns_of(source, row)))
 
     return parse_row
+
+
+def columns_of(source: Tables, row: Row) -> dict[str, Any]:
+    """{column: value} of a table's row, or of a JSON line.
+
+    Raises:
+        BadRow: it is no such thing, or lacks a column that the section names.
+    """
+    value, lines, one = row.value, isinstance(row.value, bytes), "one JSON object a line"
+    if lines:
+        text = _decoded(row)
+        if not text.strip():
+            raise BadRow(f"empty\nexpected: {one}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadRow(f"not JSON: {error.msg} at column {error.colno}\nexpected: {one}") from None
+    if not isinstance(value, dict):
+        raise BadRow(f"holds {brief(value)}\nexpected: {one if lines else 'a value for each column'}")
+    for column in source.named_columns.values():
+        if column not in value:
+            raise BadRow(f"no column {column!r}\n{nearest(column, value)[:300]}")
+    return value
 
 
 def _reader_and_parser(source: Source) -> tuple[Reader, Parser]:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.config import Corpus
+from pipeline.data.config import Tables
 from pipeline.data.formats import KNOWN
-from pipeline.data.rows import SQUEEZED, Row, Source, brief, files_of, kind_of, name_of, open_utf8, unpacked
+from pipeline.data.rows import SQUEEZED, Row, brief, files_of, kind_of, name_of, open_utf8, unpacked
 from pipeline.run.errors import UserError, nearest
 
 
-def table_rows(source: Source) -> Iterator[Row]:
+def table_rows(source: Tables) -> Iterator[Row]:
     """The rows of each file by its kind: of JSON lines the bytes of a line, of others {column: value}.
 
     The key is `file:line` for JSON lines, counted from 1, else `file:row`, counted from 0.
@@ -33,7 +33,7 @@ def table_rows(source: Source) -> Iterator[Row]:
         yield from READERS[kind](source, key, path)
 
 
-def is_dataset(source: Source) -> bool:
+def is_dataset(source: Tables) -> bool:
     """Whether a section names a dataset: it says so, or its path is no file here but a name that the Hub may have."""
     if source.source != "auto" or source.path is None:
         return source.source == "datasets"
@@ -43,7 +43,7 @@ def is_dataset(source: Source) -> bool:
     return not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source.path) is not None
 
 
-def _line_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
+def _line_rows(source: Tables, key: str, path: Path) -> Iterator[Row]:
     """One row a line. An empty file is one empty row."""
     number = 0
     with open_utf8(path) as lines:
@@ -53,7 +53,7 @@ def _line_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
         yield Row(key, str(path), None, b"")
 
 
-def _array_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
+def _array_rows(source: Tables, key: str, path: Path) -> Iterator[Row]:
     """One row an object of an array, which is read whole."""
     import json
 
@@ -71,7 +71,7 @@ def _array_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
         yield Row(f"{key}:{number}", str(path), number, value)
 
 
-def _csv_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
+def _csv_rows(source: Tables, key: str, path: Path) -> Iterator[Row]:
     """One row a record, under the names of the first line; what is empty is not there."""
     import csv
     import io
@@ -98,7 +98,7 @@ def _of_one_length(record: dict[Any, Any]) -> Any:
     return {name: value for name, value in record.items() if value != ""}
 
 
-def _parquet_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
+def _parquet_rows(source: Tables, key: str, path: Path) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
@@ -119,7 +119,7 @@ def _parquet_rows(source: Source, key: str, path: Path) -> Iterator[Row]:
 READERS = {"jsonl": _line_rows, "json": _array_rows, "csv": _csv_rows, "parquet": _parquet_rows}
 
 
-def _dataset_rows(source: Source) -> Iterator[Row]:
+def _dataset_rows(source: Tables) -> Iterator[Row]:
     """One row a row of a `datasets` split, under the key `split:row`: {column: value}.
 
     Raises:
@@ -145,29 +145,24 @@ def _pruned(value: Any) -> Any:
     return [_pruned(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _read(source: Source, columns: Iterable[str]) -> list[str]:
+def _read(source: Tables, columns: Iterable[str]) -> list[str]:
     """Those of the columns that the section reads."""
-    if isinstance(source, Corpus):
-        return [source.text_column]
-    return [name for name in columns if name == source.messages_column or name in KNOWN] or list(columns)
+    named = source.named_columns.values()
+    if source.only_named:
+        return list(named)
+    return [name for name in columns if name in named or name in KNOWN] or list(columns)
 
 
-def named_column(source: Source) -> str | None:
-    """The column that a section names; None: known by the format."""
-    return source.text_column if isinstance(source, Corpus) else source.messages_column
+def _require_column(source: Tables, columns: list[str], file: str) -> None:
+    for setting, column in source.named_columns.items():
+        if column not in columns:
+            raise UserError(
+                f"{file} has no column {column!r}\n{nearest(column, columns)[:300]}\n"
+                f"way out: {name_of(source)}.{setting}=NAME"
+            )
 
 
-def _require_column(source: Source, columns: list[str], file: str) -> None:
-    column = named_column(source)
-    if column is not None and column not in columns:
-        setting = "text_column" if isinstance(source, Corpus) else "messages_column"
-        raise UserError(
-            f"{file} has no column {column!r}\n{nearest(column, columns)[:300]}\n"
-            f"way out: {name_of(source)}.{setting}=NAME"
-        )
-
-
-def _load_dataset(source: Source) -> Any:
+def _load_dataset(source: Tables) -> Any:
     """A local folder (also one that save_to_disk wrote) or a Hub name; datasets 5 runs no code of a dataset's own."""
     import datasets
 
@@ -191,7 +186,7 @@ def _load_dataset(source: Source) -> Any:
     return saved[source.split]
 
 
-def check_dataset(source: Source) -> None:
+def check_dataset(source: Tables) -> None:
     """Refuse what is no dataset's name; and, where the Hub is switched off, a name whose data are not here.
 
     Raises:
@@ -213,7 +208,7 @@ def check_dataset(source: Source) -> None:
         ) from None
 
 
-def dataset_name(source: Source) -> str:
+def dataset_name(source: Tables) -> str:
     """The local folder or Hub name of a `datasets` source.
 
     Raises:
