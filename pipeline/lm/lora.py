@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def add_adapters(model: PreTrainedModel, lora: Lora, new_tokens: list[int] | None = None) -> PeftModel:
+def add_adapters(
+    model: PreTrainedModel, lora: Lora, new_tokens: list[int] | None = None, task_type: str = "CAUSAL_LM"
+) -> PeftModel:
     """`model` with fresh adapters; everything else is frozen. A fresh adapter changes nothing: B is zero.
 
-    new_tokens: ids whose rows of embeddings and head are trained as well, and saved with the adapter.
+    new_tokens: ids whose rows of embeddings and head are trained as well, and saved with the adapter; task_type:
+    peft's name of what the model is for.
     """
     import peft
 
@@ -25,7 +28,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora, new_tokens: list[int] | Non
     if lora.layers_to_transform is not None and targets == "all-linear":  # peft wants names beside numbers
         targets = sorted(_linear_within(model))
     settings = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
@@ -88,7 +91,7 @@ def _never_adapted(model: PreTrainedModel) -> list[str]:
     return [*(["out_proj"] if state_space else []), *routers]
 
 
-def check_targets(model: PreTrainedModel, lora: Lora) -> None:
+def check_targets(model: PreTrainedModel, lora: Lora, section: str = "finetune.lora") -> None:
     """Refuse names that reach nothing in the model, empty or not, which peft would pass over in silence.
 
     Raises:
@@ -106,14 +109,14 @@ def check_targets(model: PreTrainedModel, lora: Lora) -> None:
         for name in names:
             if name not in linear:
                 raise UserError(
-                    f"finetune.lora.{key}: {name!r} matches no linear module\n{nearest(name, linear)}"
+                    f"{section}.{key}: {name!r} matches no linear module\n{nearest(name, linear)}"
                 )
     tensors = [name for name, parameter in model.named_parameters() if parameter.dim() == 3]
     for name in lora.target_parameters:
         if not any(tensor.endswith(f".{name}") for tensor in tensors):
             known = sorted({".".join(tensor.split(".")[-2:]) for tensor in tensors})
             raise UserError(
-                f"finetune.lora.target_parameters: {name!r} matches no tensor of three dimensions\n"
+                f"{section}.target_parameters: {name!r} matches no tensor of three dimensions\n"
                 + (
                     nearest(name, known)
                     if known
@@ -123,18 +126,18 @@ def check_targets(model: PreTrainedModel, lora: Lora) -> None:
     for key in ("exclude_modules", "modules_to_save"):
         for name in getattr(lora, key):
             if name not in modules:
-                raise UserError(f"finetune.lora.{key}: {name!r} matches no module\n{nearest(name, modules)}")
+                raise UserError(f"{section}.{key}: {name!r} matches no module\n{nearest(name, modules)}")
     ends = (model.get_output_embeddings(), model.get_input_embeddings())
     both = [name for name in lora.modules_to_save if modules[name] in ends]
     if both and ends[0].weight is ends[1].weight:
         raise UserError(
-            f"finetune.lora.modules_to_save: {both[0]} is one weight for input and output in this model\n"
+            f"{section}.modules_to_save: {both[0]} is one weight for input and output in this model\n"
             "way out: train all weights, or leave it out"
         )
     layers = model.config.get_text_config().num_hidden_layers
     if beyond := [number for number in lora.layers_to_transform or () if not 0 <= number < layers]:
         raise UserError(
-            f"finetune.lora.layers_to_transform: {beyond[0]} is no layer\nexpected: 0 to {layers - 1}"
+            f"{section}.layers_to_transform: {beyond[0]} is no layer\nexpected: 0 to {layers - 1}"
         )
 
 

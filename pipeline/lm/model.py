@@ -36,15 +36,15 @@ def build_config(
             f"{nearest(str(model.architecture), [name for name in CAUSAL])[:300]}"
         )
     limits = {"n_positions": positions, "max_position_embeddings": positions}
-    known = limits | _fields_of(AutoConfig.for_model(model.architecture))
-    _check_known(model.config, known, str(model.architecture))
+    known = limits | fields_of(AutoConfig.for_model(model.architecture))
+    check_known(model.config, known, str(model.architecture))
     given = model.config.get("vocab_size", vocabulary_size)
     if given != vocabulary_size:
         raise UserError(
             f"model.config.vocab_size {given} is not the tokenizer's {vocabulary_size}\nway out: leave it out"
         )
     fields = {"max_position_embeddings": positions, **model.config, "vocab_size": vocabulary_size, **special}
-    config, error = _try_config(str(model.architecture), fields)
+    config, error = try_config(str(model.architecture), fields)
     if config is None:
         raise UserError(_refused_values(model, fields, known, error))
     _check_rope(model.config, config)
@@ -60,9 +60,9 @@ def reconfigured(config: PretrainedConfig, fields: dict[str, Any]) -> Pretrained
     """
     if not fields:
         return config
-    _check_known(fields, _fields_of(config), config.model_type)
+    check_known(fields, fields_of(config), config.model_type)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
-    changed, error = _try_config(config.model_type, settings | fields)
+    changed, error = try_config(config.model_type, settings | fields)
     if changed is None:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"model.config: {why}\nway out: values that {config.model_type} takes")
@@ -76,13 +76,13 @@ def reconfigured(config: PretrainedConfig, fields: dict[str, Any]) -> Pretrained
     return changed
 
 
-def _fields_of(config: PretrainedConfig) -> dict[str, Any]:
+def fields_of(config: PretrainedConfig) -> dict[str, Any]:
     """A config's fields, under its own names and those that the Hub's files give them."""
     aliases = {alias: getattr(config, name, None) for alias, name in config.attribute_map.items()}
     return aliases | config.to_dict()
 
 
-def _check_known(fields: dict[str, Any], known: dict[str, Any], architecture: str) -> None:
+def check_known(fields: dict[str, Any], known: dict[str, Any], architecture: str) -> None:
     for field in fields:
         if field not in known:
             raise UserError(
@@ -94,13 +94,16 @@ def _shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in _empty_model(config, "eager").state_dict().items()}
 
 
-def _try_config(
-    architecture: str, fields: dict[str, Any]
+def try_config(
+    architecture: str, fields: dict[str, Any], loader: str = "AutoModelForCausalLM"
 ) -> tuple[PretrainedConfig | None, Exception | None]:
-    """The config, or the error of a config or of an empty model that cannot be made of `fields`."""
+    """The config, or the error of a config or of an empty model that cannot be made of `fields`.
+
+    loader: transformers' class that makes the model.
+    """
     import torch
+    import transformers
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     refusals = (StrictDataclassError, ArithmeticError, AssertionError, AttributeError, LookupError)
@@ -108,10 +111,10 @@ def _try_config(
     logging.set_verbosity_error()  # what it warns of is said in the refusal, once
     try:
         # transformers fills in what is missing in the dicts that it is given: those of a recipe are its identity.
-        config = AutoConfig.for_model(architecture, **copy.deepcopy(fields))
+        config = transformers.AutoConfig.for_model(architecture, **copy.deepcopy(fields))
         _check_heads(config)
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            getattr(transformers, loader).from_config(config, attn_implementation="eager")
     except (*refusals, RuntimeError, TypeError, ValueError) as error:
         return None, error
     finally:
@@ -137,7 +140,7 @@ def _refused_values(
     A value is to blame where the model can be made with the default in its place.
     """
     left_out = {name: {key: fields[key] for key in fields if key != name} for name in model.config}
-    makes = [name for name, rest in left_out.items() if _try_config(str(model.architecture), rest)[0]]
+    makes = [name for name, rest in left_out.items() if try_config(str(model.architecture), rest)[0]]
     blamed = makes or list(model.config)
     values = ", ".join(f"model.config.{name} = {model.config[name]!r}" for name in blamed)
     cause = (error and error.__cause__) or error

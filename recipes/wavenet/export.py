@@ -1,7 +1,5 @@
 """Stage `export`: weights and one Python file that generates without us, compared with the live model beforehand."""
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +22,6 @@ MODULES = [
     "recipes.wavenet.net",
     "recipes.wavenet.generate",
 ]
-# Runs a file in a process where our own packages, which may be installed, cannot be imported.
-ALONE = """
-import runpy, sys
-
-class Ours:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("pipeline", "recipes", "tokenizer"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Ours())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 TITLE = (
     "A WaveNet: its net, and a command that generates a wave. It needs torch, numpy and safetensors alone."
 )
@@ -116,14 +101,12 @@ def generated_alone(directory: Path, arguments: list[str], rate: int) -> "np.nda
     Raises:
         RuntimeError: it wrote nothing.
     """
+    from recipes.common.alone import run_alone
     from recipes.wavenet.generate import read_wav
 
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.wav"
-        command = [sys.executable, "-c", ALONE, FILE, str(made), *arguments]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{FILE} generates nothing:\n{done.stderr[-2000:]}")
+        run_alone(directory, FILE, str(made), *arguments)
         return read_wav(made, rate)
 
 

@@ -50,7 +50,7 @@ def test_a_file_that_needs_a_module_of_ours_is_found_out(exported):
     directory, _ = exported("mu-law")
     with open(directory / export.FILE, "a") as file:
         file.write("\nimport recipes.wavenet.config\n")
-    with pytest.raises(RuntimeError, match="generates nothing"):
+    with pytest.raises(RuntimeError, match="does nothing by itself"):
         export.generated_alone(directory, [], 1000)
     with pytest.raises(AssertionError, match="recipes.wavenet.net, which is not in the bundle"):
         bundled(["recipes.common.chunks", "recipes.common.threads", "recipes.wavenet.generate"], "")

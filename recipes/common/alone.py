@@ -1,0 +1,31 @@
+"""A published file in a process where our own packages, which may be installed, cannot be imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import runpy, sys
+
+class Ours:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pipeline", "recipes", "tokenizer"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Ours())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_alone(directory: Path, file: str, *arguments: str, given: str | None = None) -> str:
+    """What `python FILE ARGUMENTS` prints, run as a stranger would from `directory`. given: its standard input.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    command = [sys.executable, "-c", PROGRAM, file, *arguments]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, input=given)
+    if done.returncode:
+        raise RuntimeError(f"{file} does nothing by itself:\n{done.stderr[-2000:]}")
+    return done.stdout
