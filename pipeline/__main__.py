@@ -1,4 +1,4 @@
-"""The `headwater` command: run, plan, status, verify, one verb a stage, export --push, chat."""
+"""The `headwater` command: run, plan, status, verify, one verb a stage, export --push, chat, translate."""
 
 import argparse
 import json
@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--public", action="store_true", help="create the repository public")
     verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
     verbs.add_parser("chat", help="talk to a run's model in the terminal")
+    translate = verbs.add_parser(
+        "translate", allow_abbrev=False, help="a target for each line, by a run's encoder-decoder"
+    )
+    translate.add_argument("run", type=Path, help="the run's output directory")
+    translate.add_argument("file", type=Path, nargs="?", help="sources, a line each; none: standard input")
     return top
 
 
@@ -328,7 +333,29 @@ def _data(given: argparse.Namespace) -> int:
     return 0
 
 
+def _translate(given: argparse.Namespace) -> int:
+    from pipeline.run.stage import family_of, open_recipe, translates
+
+    settings = given.run / "config.yaml"
+    if not settings.is_file():
+        raise UserError(
+            f"no run at {given.run}: config.yaml is not there\nexpected: a run's output directory"
+        )
+    config, _ = open_recipe(settings, [f"run.output_dir={given.run}"])
+    if not translates(config):
+        raise UserError(f"{given.run} is a run of {config.recipe}, which translates nothing")
+    try:
+        lines = nullcontext(sys.stdin) if given.file is None else closing(open(given.file, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {given.file}: {os.strerror(error.errno or 0)}") from None
+    with lines as opened:
+        for translation in family_of(settings).translations(config, opened):
+            print(translation, flush=True)
+    return 0
+
+
 VERBS = {
+    "translate": _translate,
     "run": _run,
     "data": _data,
     "init": _init,

@@ -23,9 +23,12 @@ from recipes.common.scores.classifier import ImageClassifier
 from recipes.diffusion.diffusion import Diffusion
 from recipes.gan.gan import Gan
 from recipes.pixelcnn.pixelcnn import PixelCnn
+from recipes.seq2seq.config import Pretrain
+from recipes.seq2seq.seq2seq import Seq2Seq
 from recipes.vae.vae import Vae
 from recipes.wavenet.wavenet import WaveNetRecipe
 from tests.helpers import ROOT
+from tests.seq2seq.cases import CONFIGS, settings_of, write_ids
 from tests.tiny_language_model import random_documents, shard_of, tiny_model
 
 STEP_SAMPLES = 8
@@ -53,7 +56,7 @@ class Case(NamedTuple):
 
 
 def prepare_all(shared: Path) -> None:
-    """The data of every case: packed documents, digits, and clips of sound."""
+    """The data of every case: packed documents, digits, clips of sound, and pairs."""
     (shared / "documents").mkdir()
     shard_of(shared / "documents", random_documents(*[20 + 7 * (i % 9) for i in range(40)]))
     data = Images(source="digits", image_size=8, channels=1, max_images=60)
@@ -64,6 +67,9 @@ def prepare_all(shared: Path) -> None:
     (shared / "clips").mkdir()
     for split in ("train", "held_out"):
         write_clips(shared / "clips", split)
+    (shared / "pairs").mkdir()
+    write_ids(shared / "pairs", "train", 200)
+    write_ids(shared / "pairs", "held_out", 20, seed=1)
 
 
 def write_clips(out: Path, split: str) -> None:
@@ -86,6 +92,23 @@ def _wavenet(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     return WaveNetRecipe(
         _config("wavenet/drums.yaml", _loop(micro, max_steps), *model, mel), shared / "clips"
     )
+
+
+def _seq2seq(architecture: str, *overrides: str, sentinels: tuple[int, ...] = ()) -> Callable[..., Recipe]:
+    def build(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+        model = (
+            f"model.architecture={architecture}",
+            f"model.config={CONFIGS[architecture]}",
+            "train.group_tokens=48",
+        )
+        config = _config("seq2seq/translation.yaml", _loop(micro, max_steps), *model, NO_WARMUP, *overrides)
+        pretrain = Pretrain(group_tokens=48, **config.train.model_dump(include=Training.model_fields.keys()))
+        config = config.model_copy(update={"pretrain": pretrain})
+        training = pretrain if sentinels else config.train
+        settings = settings_of(architecture)
+        return Seq2Seq(config, training, settings, shared / "pairs", (0, 0), sentinels=sentinels)
+
+    return build
 
 
 def _language_model(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
@@ -135,6 +158,9 @@ CASES: dict[str, Case] = {
         PixelCnn, (150, 0.5), "pixelcnn/digits.yaml", "model.dropout=0", "model.blocks=2", NO_WARMUP
     ),
     "WaveNet": Case(_wavenet, (150, 0.9)),
+    "T5": Case(_seq2seq("t5", "train.label_smoothing=0"), (150, 0.5), ALL_STAGES),
+    "Marian": Case(_seq2seq("marian"), (150, 0.8), ALL_STAGES),
+    "span corruption": Case(_seq2seq("t5", sentinels=(27, 28, 29)), (150, 0.5), ALL_STAGES),
     "U-Net": _of_digits(Diffusion, (150, 0.01), "diffusion/digits.yaml", NO_WARMUP),
     "DiT": _of_digits(Diffusion, (150, 0.1), "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),
     "GAN": _of_digits(Gan, (600, 0.3), "gan/digits.yaml", "train.augment=[]"),

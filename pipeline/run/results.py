@@ -127,13 +127,17 @@ def sounds_of(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
 
 
 def model_directory(artifacts: Iterable[Artifact]) -> str | None:
-    """Where the last artifact that holds a language model with its tokenizer has it; None: nobody to talk to."""
+    """Where the last artifact that holds a language model with its tokenizer has it; None: nobody to talk to.
+
+    An encoder-decoder is none: it answers a source, not a conversation.
+    """
     found = [
         f"{made.stage}/{Path(name).parent.as_posix()}"
         for made in artifacts
         for name in made.files
         if name.endswith("tokenizer_config.json")
-        and Path(name).with_name("config.json").as_posix() in made.files
+        and (settings := _json(made, Path(name).with_name("config.json").as_posix(), None)) is not None
+        and not settings.get("is_encoder_decoder")
     ]
     return found[-1] if found else None
 

@@ -96,6 +96,11 @@ def headline_of(config: Any) -> tuple[str, ...]:
     return importlib.import_module(f"recipes.{config.recipe}").HEADLINE
 
 
+def translates(config: Any) -> bool:
+    """Whether `headwater translate` has something to say of the config's family."""
+    return hasattr(importlib.import_module(f"recipes.{config.recipe}"), "translations")
+
+
 def directory_of(config: Any, stage: str) -> Path:
     return Path(config.run.output_dir) / stage
 

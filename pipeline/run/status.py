@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.run import artifact, results
 from pipeline.run.artifact import Artifact
 from pipeline.run.results import Score, decimals_of, prompt_of
-from pipeline.run.stage import Stage, decisions, directory_of, headline_of
+from pipeline.run.stage import Stage, decisions, directory_of, headline_of, translates
 from pipeline.run.units import duration, flat, quantity
 
 WIDTH = 100  # columns of everything printed
@@ -211,4 +211,6 @@ def _ways_on(config: Any, artifacts: list[Artifact]) -> list[str]:
         lines.append(f"Publish it: headwater export {directory} --push USER/NAME")
     if results.model_directory(artifacts):
         lines.append(f"Talk to it: headwater chat {directory}")
+    if translates(config):
+        lines.append(f"Translate by it: headwater translate {directory} FILE")
     return lines

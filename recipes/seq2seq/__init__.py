@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from pipeline.run.errors import UserError
 from pipeline.run.outside import Files, files_below
 from pipeline.run.stage import Stage
 from recipes.common.stages import of
@@ -40,9 +41,12 @@ def stages(config: Seq2SeqConfig) -> tuple[Stage, ...]:
 
 def translations(config: Seq2SeqConfig, lines: Iterable[str]) -> Iterator[str]:
     """What `headwater translate` prints: a target for each line, by the run's export."""
+    directory = Path(config.run.output_dir) / "export"
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not there yet\nway out: headwater run, to its end")
     from recipes.seq2seq.translate import translations as by
 
-    return by(Path(config.run.output_dir) / "export", lines)
+    return by(directory, lines)
 
 
 def _named(config: Seq2SeqConfig) -> dict[str, str]:

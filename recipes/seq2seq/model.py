@@ -116,10 +116,11 @@ def begun(config: Seq2SeqConfig, settings: "PretrainedConfig", start: Path | Non
 
     start: the artifact of the stage before.
     """
-    if config.model.pretrained:
-        model = loaded(config.model.pretrained)
-    else:
-        model = loaded(start / MODEL) if start else fresh(settings)
+    given = config.model.pretrained or (start / MODEL if start else None)
+    counted_only = (
+        torch.get_default_device().type == "meta"
+    )  # a net without weights, of which only shapes are asked
+    model = loaded(given) if given and not counted_only else fresh(settings)
     if lora is None:
         return model
     from pipeline.lm.lora import add_adapters

@@ -48,9 +48,12 @@ def gaps_of(length: int, density: float, mean_span: float, seed: int, index: int
         return np.zeros(length, bool)
     out = min(max(1, round(length * density)), length - 1)
     spans = min(max(1, round(out / mean_span)), length - out)
-    coins = uniform(seed, f"gaps {place}", index, (2, length))
-    gone, kept = _parts(out, spans, coins[0]), _parts(length - out, spans, coins[1])
-    return np.repeat(np.tile([False, True], spans), np.stack([kept, gone], 1).ravel())
+    coins = uniform(seed, f"gaps {place}", index, (2, length + 2))
+    gone, kept = _parts(out, spans, coins[0]), _parts(length - out + 2, spans + 1, coins[1])
+    kept[[0, -1]] -= 1  # nothing need stand before the first gap or after the last
+    lengths = np.empty(2 * spans + 1, np.int64)
+    lengths[0::2], lengths[1::2] = kept, gone
+    return np.repeat(np.arange(2 * spans + 1) % 2 == 1, lengths)
 
 
 def _parts(total: int, count: int, coins: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ FROZEN = {
     "verify": (["directory"], []),
     "export": (["run"], ["--push", "--public"]),
     "doctor": ([], []),
+    "translate": (["run", "file"], []),
     "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--seed"]),
 }
 

@@ -43,6 +43,8 @@ def data(tmp_path_factory) -> Path:
         idx(folder / "fashion" / f"{prefix}-images-idx3-ubyte.gz", np.zeros((20, 28, 28), np.uint8))
         idx(folder / "fashion" / f"{prefix}-labels-idx1-ubyte.gz", np.arange(20, dtype=np.uint8) % 10)
     write_sounds(folder)
+    (folder / "words").mkdir()
+    (folder / "words" / "de-en").write_text("Das ist ein Satz. :: This is a sentence.\n" * 3)
     (folder / "text" / "a.txt").write_text("A text.\n")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["A text."]}), folder / "tables" / "a.parquet")
     (folder / "dictd" / "d.dict").write_text("word\n\n  A meaning.\n")
@@ -116,6 +118,7 @@ def given(recipe: str, data: Path) -> list[str]:
         "source: wordnet": f"chat.path={data / 'wordnet'}",
         "source: sonic_pi": f"data.path={data / 'sonic'}",
         "source: tuxpaint": f"data.path={data / 'tuxpaint'}",
+        "source: trans_de_en": f"data.path={data / 'words'}",
     }
     found = [place for source, place in places.items() if re.search(rf"^ +{source}\b", text, re.M)]
     if "source: dictd" in text:
