@@ -100,6 +100,7 @@ def _seq2seq(architecture: str, *overrides: str, sentinels: tuple[int, ...] = ()
             f"model.architecture={architecture}",
             f"model.config={CONFIGS[architecture]}",
             "train.group_tokens=48",
+            "train.optim=adamw",
         )
         config = _config("seq2seq/translation.yaml", _loop(micro, max_steps), *model, NO_WARMUP, *overrides)
         pretrain = Pretrain(group_tokens=48, **config.train.model_dump(include=Training.model_fields.keys()))

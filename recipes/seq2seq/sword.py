@@ -1,5 +1,7 @@
 """Verses of two public-domain Bibles that Debian ships as Sword modules, joined by book, chapter and verse."""
 
+import html
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +59,12 @@ def _verses(place: Path, module: str) -> dict[str, str]:
     for book in (book for part in bible.get_structure().get_books().values() for book in part):
         for chapter in range(1, book.num_chapters + 1):
             for verse in range(1, book.chapter_lengths[chapter - 1] + 1):
-                text = bible.get(books=[book.name], chapters=[chapter], verses=[verse])
-                found[f"{book.name} {chapter}:{verse}"] = " ".join(text.split())
+                raw = bible.get(books=[book.name], chapters=[chapter], verses=[verse], clean=False)
+                found[f"{book.name} {chapter}:{verse}"] = plain(raw)
     return found
+
+
+def plain(raw: str) -> str:
+    """A verse without its marks and notes; the library's own cleaning glues the words around a note together."""
+    text = re.sub(r"<[^>]*>", "", re.sub(r"<note\b.*?</note>", " ", raw, flags=re.S))
+    return re.sub(r" ([,.;:!?])", r"\1", " ".join(html.unescape(text).split()))

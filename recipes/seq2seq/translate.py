@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import logging
 
 
 @torch.no_grad()
 def translations(directory: Path, lines: Iterable[str]) -> Iterator[str]:
     """A target for each line, one at a time, as the model's generation config says."""
+    logging.disable_progress_bar()  # standard error is for what goes wrong
     tokenizer, model = (
         AutoTokenizer.from_pretrained(directory),
         AutoModelForSeq2SeqLM.from_pretrained(directory),

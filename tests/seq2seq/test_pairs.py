@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.run.errors import UserError
 from recipes.common import debian
-from recipes.seq2seq import trans_de_en
+from recipes.seq2seq import sword, trans_de_en
 from recipes.seq2seq.config import Pairs
 from recipes.seq2seq.pairs import PairLedger, check, normal, read, split
 from tests.seq2seq.cases import sentences, write_pairs
@@ -127,3 +127,9 @@ def test_words_are_for_training_alone_and_a_missing_list_is_named(tmp_path, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="apt-get is not here\nway out: data.path=DIRECTORY"):
         check(data)
+
+
+def test_a_verse_loses_its_marks_and_notes_and_no_space():
+    raw = '<w lemma="H1">In</w> the <q>beginning</q>, God<note>A word.</note><w>created</w> day <note>x</note>. '
+    assert sword.plain(raw) == "In the beginning, God created day."
+    assert sword.plain("a &amp; b<div/>") == "a & b"
