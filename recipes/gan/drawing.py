@@ -20,7 +20,7 @@ def drawn(generator: nn.Module, seeds: list[int], labels: list[int]) -> np.ndarr
         places = torch.tensor(labels, device=device)
         return to_pixels(generator(torch.from_numpy(latents).to(device), places))
 
-    return in_chunks(draw, seeds, labels, CHUNK)
+    return in_chunks(draw, seeds, labels, size=CHUNK)
 
 
 def latent_of(seed: int, size: int) -> np.ndarray:
