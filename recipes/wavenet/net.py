@@ -244,7 +244,7 @@ def features(wave_BT: Tensor, absent_B: Tensor) -> Tensor:
 
     As they are; companded, so that quiet ones tell; and whether a sample stands before the beginning, as the first
     `absent` do: silence before a sound is not silence after it. GAINS bring a usual recording to a variance of about 1:
-    on speech at 8 kHz, after 362 steps of the net of speech.yaml, 10.2 bits a sample without them and 9.3 with them.
+    on speech at 8 kHz the net of speech.yaml had 10.2 bits a sample after 362 steps without, 9.4 after 296 with them.
     """
     on_unit = wave_BT.float() / FULL_SCALE
     absent_BT = torch.arange(wave_BT.shape[1], device=wave_BT.device) < absent_B[:, None]
