@@ -101,6 +101,7 @@ def _seq2seq(architecture: str, *overrides: str, sentinels: tuple[int, ...] = ()
             f"model.config={CONFIGS[architecture]}",
             "train.group_tokens=48",
             "train.optim=adamw",
+            "train.learning_rate=0.01",
         )
         config = _config("seq2seq/translation.yaml", _loop(micro, max_steps), *model, NO_WARMUP, *overrides)
         pretrain = Pretrain(group_tokens=48, **config.train.model_dump(include=Training.model_fields.keys()))

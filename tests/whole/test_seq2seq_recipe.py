@@ -108,7 +108,7 @@ def test_what_cannot_be_translated_by_is_refused(finished, tmp_path):
     ("change", "said"),
     [
         ("model.architecture=llama", "is no encoder-decoder that transformers builds"),
-        ("tokenizer.joint=false", "needs model.architecture: marian"),
+        ("tokenizer.joint=false model.architecture=t5", "needs model.architecture: marian"),
         ("train.torch_compile=true", "groups differ in length"),
         ("decoding.temperature=0.7", "temperature draws one target: num_beams=1"),
         ("data.source_column=de", "no column 'de'"),
@@ -127,7 +127,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, change, sai
         f"data.path={data}",
         f"run.output_dir={tmp_path / 'run'}",
     ]
-    done = headwater("run", *words, change)
+    done = headwater("run", *words, *change.split(" ", change.startswith("tokenizer")))
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
 
