@@ -100,7 +100,9 @@ class Decoding(Section):
     length_penalty: float = what(1.0, "exponent of the length by which a hypothesis' score is divided")
     no_repeat_ngram_size: int = what(0, "tokens in a row that may not come twice; 0: any may", ge=0)
     temperature: float | None = what(
-        None, "draw from the softened distribution instead; none: the likeliest", gt=0
+        None,
+        "draw from the softened distribution instead, which an export does not; none: the likeliest",
+        gt=0,
     )
     max_new_tokens: int = what(128, "tokens of a target at most", ge=1)
     seed: int = what(0, "temperature: seed of the first target", ge=0)

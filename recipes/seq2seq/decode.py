@@ -72,11 +72,8 @@ def _written(
         logits_processor=drawn,
         **arguments(decoding),
     )
-    end, start = model.config.eos_token_id, found.shape[1]
-    rows = []
-    for row in found[:, 1:].tolist():
-        rows.append(row[: row.index(end)] if end in row else row[:start])
-    return rows
+    end = model.config.eos_token_id
+    return [row[: row.index(end)] if end in row else row for row in found[:, 1:].tolist()]
 
 
 def arguments(decoding: Decoding) -> dict[str, Any]:

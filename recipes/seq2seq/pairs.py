@@ -28,7 +28,7 @@ class Pair:
 
 @dataclass
 class PairLedger:
-    """Where every pair went. `balance()` is the promise; the fields are its proof.
+    """Where every pair went. `as_json` holds it to that.
 
     equal: both sides the same; repeated: the very pair was there before; held_out_overlap: a side of it is held out,
     so that training may not see it; held_out_repeated: a side of it is held out already, once is enough; skipped:

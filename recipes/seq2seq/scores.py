@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pipeline.run.results import Score
@@ -30,7 +30,7 @@ def scores_of(name: str, written: list[str], references: list[str], resamples: i
 
 
 @contextmanager
-def _seeded() -> Iterable[None]:
+def _seeded() -> Iterator[None]:
     """sacreBLEU takes the seed of its bootstrap from the environment."""
     before = os.environ.get("SACREBLEU_SEED")
     os.environ["SACREBLEU_SEED"] = "12345"

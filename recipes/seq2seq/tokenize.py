@@ -2,15 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.run.errors import UserError
 from pipeline.run.stage import Context
 from recipes.seq2seq.config import Seq2SeqConfig
 from recipes.seq2seq.prepare import SPLITS
-
-if TYPE_CHECKING:
-    pass
 
 LINES = 10_000  # encoded at a time
 

@@ -52,7 +52,7 @@ def settings_of(config: Seq2SeqConfig, sizes: tuple[int, int] | None) -> Any:
 
 
 def estimate(config: Seq2SeqConfig) -> "Size | None":
-    """What the model holds and a group of short pairs costs; None where a pretrained one is not a directory here."""
+    """What the model holds and a group of short pairs costs; None for a pretrained one."""
     return estimate_training(config, config.train)
 
 

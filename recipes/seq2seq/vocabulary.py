@@ -1,6 +1,7 @@
 """The tokenizers of both sides: SentencePiece models trained on pairs, or those that a pretrained model brings."""
 
 import io
+import shutil
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -76,8 +77,12 @@ def sentinels(settings: Tokenizer) -> list[str]:
 
 def train_both(sides: tuple[list[str], list[str]], settings: Tokenizer, out: Path) -> None:
     """Write `source/` and `target/` below `out`: of a joint model, the same twice."""
+    if settings.joint:
+        train(chain(*sides), settings, out / SIDES[0])
+        shutil.copytree(out / SIDES[0], out / SIDES[1])
+        return
     for side, own in zip(SIDES, sides, strict=True):
-        train(chain(*sides) if settings.joint else own, settings, out / side)
+        train(own, settings, out / side)
 
 
 def load(directory: Path) -> "tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]":

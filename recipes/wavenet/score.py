@@ -7,6 +7,7 @@ import torch
 
 from pipeline.train.recipe import stacked
 from recipes.common.audio.dataset import PreparedAudio, Segments
+from recipes.common.audio.decode import to_int16
 from recipes.common.audio.spectra import griffin_lim, stft_distance
 from recipes.wavenet.generate import mel_of_clips, sampler_of
 from recipes.wavenet.net import FULL_SCALE, MuLaw, WaveNet, mu_law
@@ -52,7 +53,7 @@ def griffin_lim_of(net: WaveNet, clip_T: np.ndarray) -> np.ndarray:
     first = (net.left - mel.size // 2) // mel.hop  # frames that stand before the clip
     frames = mel_of_clips(net, torch.from_numpy(clip_T.copy())[None])[0, :, first:]
     wave = griffin_lim(frames, mel.filters, mel.size, mel.hop, len(clip_T))
-    return np.clip(np.round(wave * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return to_int16(wave)
 
 
 def distances(made: list[np.ndarray], clips: list[np.ndarray], rate: int) -> np.ndarray:

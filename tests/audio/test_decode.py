@@ -27,6 +27,7 @@ def square(length=400) -> np.ndarray:
     [
         ("WAV", "PCM_16", 0),
         ("FLAC", "PCM_16", 0),
+        ("AIFF", "PCM_16", 0),
         ("WAV", "PCM_24", 1),
         ("WAV", "FLOAT", 1),
         ("WAV", "PCM_U8", 256),
@@ -49,6 +50,8 @@ def test_a_lossy_clip_keeps_its_length_and_most_of_its_shape(settings):
 
 NOT_WHOLE = {
     "WAV": (encoded(tone(1))[:-500], "a.wav", "cut off: .* of .* bytes"),
+    "AIFF": (encoded(tone(1), "AIFF")[:-500], "a.aiff", "cut off: .* of .* bytes"),
+    "MP3": (encoded(tone(1, rate=8000), "MP3", rate=8000)[:-200], "a.mp3", "cut off"),
     "FLAC": (encoded(tone(1), "FLAC")[:-500], "a.flac", "cut off"),
     "OGG": (encoded(tone(1), "OGG")[:-500], "a.ogg", "cut off: its last page is missing or not whole"),
     "text": (b"not a clip", "a.wav", "no clip, or are cut off"),

@@ -10,7 +10,7 @@ class Audio(Section):
 
     source: Literal["sonic_pi", "tuxpaint", "folder"] = what(
         ...,
-        "sonic_pi: 165 drums, loops and tones (Debian's sonic-pi-samples); tuxpaint: 7,300 spoken clips in many "
+        "sonic_pi: 165 drums, loops and tones (Debian's sonic-pi-samples); tuxpaint: 7,400 spoken clips in many "
         "languages (tuxpaint-stamps-default); folder: WAV, FLAC, OGG and the like, a sub-folder a class",
     )
     path: str | None = what(None, "folder; sonic_pi, tuxpaint: the package's folder, where it lies elsewhere")

@@ -103,6 +103,10 @@ def _require_whole(kind: str, content: bytes) -> None:
             content[:4] == b"RIFF" and promised + 8 > len(content) + 1
         ):  # some writers leave out the last pad byte
             raise BadRow(f"it is cut off: {len(content):,} of {promised + 8:,} bytes\nexpected: a whole clip")
+    if kind == "AIFF":
+        (promised,) = struct.unpack(">I", content[4:8])
+        if promised + 8 > len(content) + 1:
+            raise BadRow(f"it is cut off: {len(content):,} of {promised + 8:,} bytes\nexpected: a whole clip")
     if kind == "OGG":
         # A page (RFC 3533, section 6) has flags in byte 5, of which 4 marks the last one; byte 26 counts its segments,
         # whose lengths follow.
