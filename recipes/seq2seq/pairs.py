@@ -30,14 +30,15 @@ class Pair:
 class PairLedger:
     """Where every pair went. `as_json` holds it to that.
 
-    equal: both sides the same; repeated: the very pair was there before; held_out_overlap: a side of it is held out,
-    so that training may not see it; held_out_repeated: a side of it is held out already, once is enough; skipped:
-    cannot be used, and listed.
+    untold: entries of a word list whose sides cannot be told apart; equal: both sides the same; repeated: the very pair
+    was there before; held_out_overlap: a side of it is held out, so that training may not see it; held_out_repeated: a
+    side of it is held out already, once is enough; skipped: cannot be used, and listed.
     """
 
     pairs_in: int = 0
     train: int = 0
     held_out: int = 0
+    untold: int = 0
     equal: int = 0
     repeated: int = 0
     held_out_overlap: int = 0
@@ -71,6 +72,9 @@ def read(data: Pairs, ledger: PairLedger) -> Iterator[Pair]:
         try:
             if isinstance(pair, BadRow):
                 raise pair
+            if data.source == "trans_de_en" and not pair.source:
+                ledger.untold += 1
+                continue
             yield _usable(pair, data.equal_sides)
         except BadRow as bad:
             _skip_or_raise(data, ledger, file, line, bad)
@@ -178,7 +182,7 @@ def _named(data: Pairs) -> Iterator[tuple[str, int | None, Pair]]:
         return
     file = str(places[0] / "de-en")
     for line, german, english, whole in trans_de_en.pairs(places[0]):
-        if whole or data.words:
+        if whole or data.words or not german:
             yield file, line, Pair(f"de-en:{line}", german, english, whole)
 
 

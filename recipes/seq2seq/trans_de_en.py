@@ -27,7 +27,10 @@ WORDS = 3  # of a sentence, at least, on both sides
 
 
 def pairs(directory: Path) -> Iterator[tuple[int, str, str, bool]]:
-    """(line of the file, German, English, whether both are whole sentences)."""
+    """(line of the file, German, English, whether both are whole sentences).
+
+    Both sides are "" where they cannot be told: entries that are not as many on either side, or are remarks alone.
+    """
     with open(directory / "de-en", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             german, split, english = line.strip().partition(" :: ")
@@ -35,10 +38,13 @@ def pairs(directory: Path) -> Iterator[tuple[int, str, str, bool]]:
                 continue
             sides = [[_first(entry) for entry in side.split(" | ")] for side in (german, english)]
             if len(sides[0]) != len(sides[1]):
-                continue  # which belongs to which is not known
+                yield number, "", "", False  # which belongs to which is not known
+                continue
             for left, right in zip(*sides, strict=True):
                 if left and right:
                     yield number, left, right, _is_sentence(left) and _is_sentence(right)
+                else:
+                    yield number, "", "", False
 
 
 def _first(entry: str) -> str:

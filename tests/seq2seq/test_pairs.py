@@ -110,7 +110,18 @@ def test_the_word_list_gives_first_variants_without_remarks(tmp_path):
         (2, "A-Dur", "A major", False),
         (3, "Er ist krank.", "He is ill.", True),
         (3, "Sie geht heim.", "She goes home.", True),
+        (4, "", "", False),
     ]
+    ledger = PairLedger()
+    assert (
+        len(
+            list(
+                read(Pairs(source="trans_de_en", path=str(tmp_path), words=True, equal_sides="keep"), ledger)
+            )
+        )
+        == 4
+    )
+    assert (ledger.pairs_in, ledger.untold) == (5, 1)
 
 
 def test_words_are_for_training_alone_and_a_missing_list_is_named(tmp_path, monkeypatch):
