@@ -75,9 +75,8 @@ def _config_of(config: LanguageModelConfig) -> PretrainedConfig:
 def _check_trainable(config: LanguageModelConfig, settings: PretrainedConfig) -> None:
     from pipeline.lm.model import check_trainable
 
-    for section in (config.pretrain, config.finetune):
-        if section:
-            check_trainable(settings, config.model.attention, section)
+    for section in config.trainings.values():
+        check_trainable(settings, config.model.attention, section)
 
 
 def outside_files(config: LanguageModelConfig) -> dict[str, Path]:

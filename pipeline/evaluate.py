@@ -1,4 +1,4 @@
-"""Stage `evaluate`: what the base and the fine-tuned model do on held-out data, in evaluation.json.
+"""Stage `evaluate`: what the models of a run, before and after each training, do on held-out data: evaluation.json.
 
 Which scores there are and what each one's protocol is: pipeline/scores/, a module each.
 """
@@ -27,7 +27,8 @@ from pipeline.scores.bits import DocumentBits, TextBits, read_lines
 from pipeline.scores.calls import ToolCalls
 from pipeline.scores.conversations import ConversationLoss
 from pipeline.scores.parsing import ParsedFunctions
-from pipeline.scores.score import BASE, FINE_TUNED, PRETRAINED, Part, Settings
+from pipeline.scores.preferences import PreferenceScores
+from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, PRETRAINED, Part, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -77,7 +78,8 @@ def model_directories(inputs: dict[str, Path]) -> dict[str, Path]:
     base = inputs["pretrain"] if "pretrain" in inputs else inputs["base"]
     before = {PRETRAINED: inputs["base"] / "model"} if {"pretrain", "base"} <= inputs.keys() else {}
     tuned = {FINE_TUNED: inputs["finetune"] / "model"} if "finetune" in inputs else {}
-    return before | {BASE: base / "model"} | tuned
+    preferred = {PREFERRED: inputs["prefer"] / "model"} if "prefer" in inputs else {}
+    return before | {BASE: base / "model"} | tuned | preferred
 
 
 def parts_of(context: Context, base: Path) -> Iterator[Part]:
@@ -109,6 +111,13 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
             yield ToolCalls(rows, encoder, asked.tool_calls, settings)
         if asked.multiple_choice:
             yield MultipleChoice(rows, load_tokenizer(base), asked.multiple_choice, settings)
+    if config.prefer and asked.preferences:
+        rows = read_lines(held / "preferences.held_out.jsonl")
+        shard = Shard.open(held, "preferences.held_out", digest)
+        name = FINE_TUNED if "finetune" in context.inputs else BASE
+        before = (name, model_directories(context.inputs)[name])
+        window, counts = config.prefer.sequence_length, (asked.preferences, asked.preference_samples)
+        yield PreferenceScores(shard, rows, before, window, *counts, settings)
 
 
 def general_rows(corpus: Corpus, context: Context) -> list[dict[str, Any]]:
@@ -139,7 +148,7 @@ def settings_of(context: Context, base: Path) -> Settings:
     return Settings(
         seed=asked.seed,
         window=window_of(context.config, base),
-        bf16=(context.config.pretrain or context.config.finetune).bf16,
+        bf16=next(iter(context.config.trainings.values())).bf16,
         batch_size=asked.per_device_eval_batch_size,
         bootstrap_samples=asked.bootstrap_samples,
         progress=context.terminal,

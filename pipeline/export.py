@@ -51,12 +51,12 @@ def run(context: Context) -> dict[str, Any]:
         RuntimeError: the exported directory does not equal the live model; nothing is published.
     """
     config, inputs = context.config, context.inputs
-    base = inputs["pretrain" if "pretrain" in inputs else "base"]
-    tuned = inputs.get("finetune", base)
+    before = [inputs[name] for name in ("base", "pretrain", "finetune", "prefer") if name in inputs]
+    tuned, base = before[-1], before[-2] if len(before) > 1 else before[-1]
     write_model(tuned / "model", context.out, config.generate)
     adapter = tuned / "adapter"
     if adapter.is_dir():
-        write_adapter(adapter, context.out / "adapter", config)
+        write_adapter(adapter, context.out / "adapter", base.name, config)
     prompts = [*config.generate.prompts, *config.generate.chat_prompts]
     pair = (context.out / "adapter", base / "model") if adapter.is_dir() else None
     verdict = check_afresh(context.out, tuned / "model", pair, config.export.bf16_logit_bound, prompts)
@@ -94,12 +94,11 @@ def generation_config(
     return own
 
 
-def write_adapter(adapter: Path, out: Path, config: LanguageModelConfig) -> None:
-    """peft's two files; the base is named by its name on the Hub, or by its place beside the export."""
+def write_adapter(adapter: Path, out: Path, stage: str, config: LanguageModelConfig) -> None:
+    """peft's two files; the base, made by `stage`, is named by its name on the Hub or its place beside the export."""
     out.mkdir()
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    stage = "pretrain" if config.pretrain else "base"
     # The Hub has what the adapter was trained on only where this run has not changed it.
     as_it_came = stage == "base" and not config.model.adds_tokens
     name = model_card.hub_name(config) if as_it_came else None

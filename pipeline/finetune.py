@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.brought import vocabulary_of
-from pipeline.lm.config import LanguageModelConfig
+from pipeline.lm.config import LanguageModelConfig, Tuning
 from pipeline.run.launch import check_launch, read_launch
 from pipeline.run.stage import Context, directory_of
 
@@ -32,11 +32,16 @@ def check(config: LanguageModelConfig) -> None:
 
 def estimate(config: LanguageModelConfig) -> Size | None:
     """What this stage holds and does; None while pretrained weights are not here yet."""
+    return size_before(config, config.finetune)
+
+
+def size_before(config: LanguageModelConfig, training: Tuning) -> Size | None:
+    """The same of any training that begins with the recipe's model."""
     from pipeline.lm.attention import chosen_for
     from pipeline.lm.model import build_config, config_of
     from pipeline.lm.recipe import size_of
 
-    training, base = config.finetune, directory_of(config, "base") / "model"
+    base = directory_of(config, "base") / "model"
     if config.model.pretrained and not base.is_dir():
         return None
     fresh = config.pretrain and config.tokenizer and not config.model.pretrained
@@ -74,7 +79,7 @@ def run(context: Context) -> dict[str, Any]:
     training = training.over(train.length)
     recipe = LanguageModel(
         training=training,
-        build=lambda: _model(context, base),
+        build=lambda: built(context, base, training),
         train=train,
         held=held,
         sequence_length=train.mean_length,
@@ -88,13 +93,13 @@ def run(context: Context) -> dict[str, Any]:
     if runtime.is_main:
         trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
-        _write(context, base, trained)
+        write_tuned(context, base, training, trained)
     stop_runtime()
     done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
     return metrics | done
 
 
-def _model(context: Context, base: Path) -> Any:
+def built(context: Context, base: Path, training: Tuning) -> Any:
     """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
     from pipeline.lm.attention import chosen_for
     from pipeline.lm.freezing import freeze
@@ -102,23 +107,23 @@ def _model(context: Context, base: Path) -> Any:
     from pipeline.lm.model import check_trainable, config_of, load_model
     from pipeline.lm.vocabulary import added_ids
 
-    training, asked = context.config.finetune, context.config.model.attention
-    settings = config_of(base)
+    asked, settings = context.config.model.attention, config_of(base)
     check_trainable(settings, asked, training)
     model = load_model(base, attention=chosen_for(training, asked, settings))
     if training.lora is None:
         freeze(model, training.freeze)
         return model
-    return add_adapters(model, training.lora, None if context.config.pretrain else added_ids(base.parent))
+    return add_adapters(model, training.lora, added_ids(base.parent) if base.parent.name == "base" else None)
 
 
-def _write(context: Context, base: Path, trained: dict[str, Any]) -> None:
+def write_tuned(context: Context, base: Path, training: Tuning, trained: dict[str, Any]) -> None:
+    """Write `model/` and, with adapters, `adapter/`: the weights in `base` with what was trained."""
     from pipeline.lm.lora import save_adapter
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
 
-    model = _model(context, base)
+    model = built(context, base, training)
     load_weights(model, trained)
-    if context.config.finetune.lora:
+    if training.lora:
         save_adapter(model, context.out / "adapter", base)
         model = model.merge_and_unload()
     save_model(model, load_tokenizer(base), context.out / "model", base)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from pipeline.data import sources
-from pipeline.data.config import Chat, ChatSource, Corpus
+from pipeline.data.config import Chat, ChatSource
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
 from pipeline.data.overlap import digest
@@ -42,6 +42,8 @@ def check(config: LanguageModelConfig) -> None:
         sources.check_corpus(config.corpus)
     if config.chat:
         sources.check_chat(config.chat)
+    if config.preferences:
+        sources.check_preferences(config.preferences)
 
 
 def describe(config: LanguageModelConfig) -> str:
@@ -63,7 +65,7 @@ def run(context: Context) -> dict[str, Any]:
     """
     from pipeline.lm.model import load_tokenizer
 
-    directory = tokenizer_directory(context.inputs)
+    config, directory = context.config, tokenizer_directory(context.inputs)
     tokenizer = load_tokenizer(directory)
     vocabulary_size = checked_vocabulary(tokenizer, directory)
     metrics: dict[str, Any] = {"vocabulary_size": vocabulary_size}
@@ -71,7 +73,7 @@ def run(context: Context) -> dict[str, Any]:
     ledgers: list[dict[str, Any]] = []
     notes: dict[str, int] = {}
     tallies = {split: Tally() for split in SPLITS}
-    for kind in kinds(context.config.corpus, context.config.chat, tokenizer, skipped):
+    for kind in kinds(config.corpus, config.chat, config.preferences, tokenizer, skipped):
         tokens_in, overlapping = write(kind, context, vocabulary_size, tokenizer_digest(directory), tallies)
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
         require_rows(kind, shards, skipped)
@@ -83,11 +85,11 @@ def run(context: Context) -> dict[str, Any]:
         if overlapping:
             fate = "kept" if kind.source.held_out_overlap == "keep" else "left out"
             notes[f"training {kind.name} {fate}: the same are held out"] = overlapping
-    if context.config.chat:
+    if config.chat:
         found = {split: tally.as_json() for split, tally in tallies.items()}
         write_json(context.out / "turns.json", found)
-    if context.config.chat and context.config.finetune:
-        found = supervision_of(context.out, context.config, context.inputs, SHOWN)
+    if config.chat and config.finetune:
+        found = supervision_of(context.out, config, context.inputs, SHOWN)
         write_json(context.out / "supervision.json", found)
         print_supervision("conversations.train", found[TRAIN], context.terminal, shown=0)
     say(notes, context.terminal)
@@ -177,7 +179,9 @@ def write(
             for split, part in parts.items():
                 for kept, encoded in kind.encode(part):
                     tokens_in[split] += int(encoded.lengths.sum())
-                    writers[split].add(encoded.ids, encoded.lengths, encoded.byte_lengths, encoded.targets)
+                    writers[split].add(
+                        encoded.ids, encoded.lengths, encoded.byte_lengths, encoded.targets, encoded.labels
+                    )
                     if encoded.roles is not None:
                         names = [sources.name_of_source(kind.source, row.key) for row in kept]
                         tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
@@ -199,7 +203,7 @@ def batches(rows: Iterable[Row], size: Callable[[Row], int], limit: int) -> Iter
         yield batch
 
 
-def divide(rows: list[Row], source: Corpus | Chat) -> dict[str, list[Row]]:
+def divide(rows: list[Row], source: sources.Section) -> dict[str, list[Row]]:
     """The rows of each split, in order, by a hash of their keys."""
     parts: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for row in rows:
@@ -250,7 +254,7 @@ def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:
     """
     if getattr(config, "chat", None) is None or config.chat is None:
         raise UserError("this recipe has no conversations to look at\nexpected: a section `chat`")
-    config = config.model_copy(update={"corpus": None, "chat": _fewer(config.chat)})
+    config = config.model_copy(update={"corpus": None, "preferences": None, "chat": _fewer(config.chat)})
     check(config)
     with tempfile.TemporaryDirectory() as folder:
         inputs, made = _tokenizer_before(config, Path(folder)), Path(folder) / "out"

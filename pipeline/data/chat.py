@@ -57,6 +57,7 @@ class Encoded(NamedTuple):
     ids: [N].  lengths: int64 [D].  byte_lengths: int64 [D], UTF-8 bytes of the assistant's contents, or the document's.
     targets: uint8 [N], 1 where the token is supervised, or fp32 weights; None: documents, in which every token is.
     roles: uint8 [N], of ROLES; None: documents.
+    labels: uint8 [D] of judged answers; None: nobody judged.
     """
 
     ids: np.ndarray
@@ -64,6 +65,7 @@ class Encoded(NamedTuple):
     byte_lengths: np.ndarray
     targets: np.ndarray | None
     roles: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
 
 def encode_conversation(
@@ -112,15 +114,15 @@ class ChatEncoder:
         shown = self.template.mask(messages)
         return [self._layout(row, shown) for row in self.template.rows(messages, tools, self.taught)]
 
-    def document(self, text: str) -> Layout:
-        """A text between the tokenizer's separators, every token of it taught."""
+    def document(self, text: str, prompt: str = "") -> Layout:
+        """A text between the tokenizer's separators, every token of it taught but those of a prompt before it."""
         bos, eos = separators(self.tokenizer)
         opening, closing = (self.tokenizer.decode([token]) for token in (bos, eos))
-        pieces = [Piece("", opening, bos), Piece("", text, None), Piece("", closing, eos)]
-        whole = f"{opening}{self.template.mask(text)}{closing}"
-        return Layout(
-            pieces, Rendered(whole, ((0, len(whole)),)), len(text.encode()), _ends(pieces), turns_of("", [])
-        )
+        pieces = [Piece("", opening, bos), Piece(prompt, text, None), Piece("", closing, eos)]
+        before = f"{opening}{self.template.mask(prompt)}" if prompt else ""
+        whole = f"{before or opening}{self.template.mask(text)}{closing}"
+        taught = ((len(before), len(whole)),)
+        return Layout(pieces, Rendered(whole, taught), len(text.encode()), _ends(pieces), turns_of("", []))
 
     def prompt_ids(self, messages: Messages, tools: tuple[dict, ...] = ()) -> list[int]:
         """What generation is prompted with, encoded as rows are."""

@@ -1,4 +1,4 @@
-"""The sections that name the data of a language model: a corpus of documents, and conversations."""
+"""The sections that name the data of a language model: documents, conversations, preferences."""
 
 from typing import ClassVar, Literal, Protocol
 
@@ -62,6 +62,11 @@ class Corpus(Section):
     def named_columns(self) -> dict[str, str]:
         return {"text_column": self.text_column}
 
+    @property
+    def most(self) -> int | None:
+        """How many documents are read; None: all."""
+        return self.max_documents
+
 
 class ChatSource(Section):
     """Where conversations come from, and which of them are held out."""
@@ -93,6 +98,11 @@ class ChatSource(Section):
     @property
     def named_columns(self) -> dict[str, str]:
         return {"messages_column": self.messages_column} if self.messages_column else {}
+
+    @property
+    def most(self) -> int | None:
+        """How many conversations are read; None: all."""
+        return self.max_conversations
 
     @property
     def called(self) -> str:
@@ -134,3 +144,41 @@ class Chat(ChatSource):
     def said(self) -> str:
         """What the sources are, in a few words."""
         return " and ".join(part.called for part in self.parts)
+
+
+class Preferences(Section):
+    """Where judged answers come from: pairs of a better and a worse one, or single ones with a verdict."""
+
+    section: ClassVar[str] = "preferences"
+    only_named: ClassVar[bool] = False
+    source: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "wordnet"] = (
+        what(
+            "auto",
+            "kind of source, as in chat; wordnet: a word's definition against another sense's or another word's; "
+            "stdlib_docstrings: a function's docstring against its neighbour's",
+        )
+    )
+    path: str | None = what(None, "as in chat")
+    split: str = what("train", "datasets only: the split to read")
+    format: Literal["auto", "pairs", "verdicts"] = what(
+        "auto", "pairs: chosen and rejected; verdicts: completion and label; auto: by the columns"
+    )
+    unwritten: Unwritten = what("error", "as in chat: tools and thinking that the template has no place for")
+    held_out: float = what(0.1, "share of keys held out", gt=0, lt=1)
+    held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
+    max_preferences: int | None = what(None, "stop after this many rows; none: all", ge=1)
+    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def most(self) -> int | None:
+        """How many rows are read; None: all."""
+        return self.max_preferences
+
+    @property
+    def called(self) -> str:
+        """Its path where that says what it is, else the kind of source."""
+        return self.path if self.source == "auto" and self.path else self.source

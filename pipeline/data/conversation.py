@@ -1,4 +1,4 @@
-"""What is read of a source: documents and conversations, each under the key that decides whether it is held out."""
+"""What is read of a source: documents, conversations, preferences, each under a key that decides if it is held out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,3 +26,28 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
     text: str = ""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Answers to one prompt, and which of them are wanted; the key is as a document's.
+
+    prompt, answers, tools: messages and tools as a conversation's; an answer is what follows the prompt.
+    verdicts: of each answer, whether it is wanted: (True, False) of a pair, one of a single answer.
+    plain: texts without a template: `prompt` and each answer are one message of that content.
+    """
+
+    key: str
+    prompt: tuple[Message, ...]
+    answers: tuple[tuple[Message, ...], ...]
+    verdicts: tuple[bool, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    plain: bool = False
+
+    def conversation(self, answer: int) -> tuple[Message, ...]:
+        """The prompt with one of its answers, which alone is judged."""
+        return (*(_given(message) for message in self.prompt), *self.answers[answer])
+
+
+def _given(message: Message) -> Message:
+    return {**message, "train": False} if message["role"] == "assistant" else message

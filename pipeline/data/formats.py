@@ -81,8 +81,8 @@ Parsed = tuple[tuple[Message, ...], tuple[dict, ...], str]
 def _messages(chat: ChatSource, columns: Columns) -> Parsed:
     names = (chat.messages_column,) if chat.messages_column else MESSAGE_COLUMNS
     name = _first(columns, names, "messages")
-    found = _listed(name, columns[name])
-    return _checked(_with_system(columns, found)), _tools(columns), ""
+    found = listed(name, columns[name])
+    return checked(with_system(columns, found)), tools_of(columns), ""
 
 
 def _prompt_completion(chat: ChatSource, columns: Columns) -> Parsed:
@@ -91,17 +91,17 @@ def _prompt_completion(chat: ChatSource, columns: Columns) -> Parsed:
         _first(columns, COMPLETIONS, "prompt_completion"),
     )
     prompt, completion = columns[asked], columns[answered]
-    before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _listed(asked, prompt)
+    before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else listed(asked, prompt)
     after = (
         [{"role": "assistant", "content": completion}]
         if isinstance(completion, str)
-        else _listed(answered, completion)
+        else listed(answered, completion)
     )
     # The completion alone is taught: answers within the prompt were given before.
     before = [
         {**message, "train": False} if message["role"] == "assistant" else message for message in before
     ]
-    return _checked(_with_system(columns, [*before, *after])), _tools(columns), ""
+    return checked(with_system(columns, [*before, *after])), tools_of(columns), ""
 
 
 def _alpaca(chat: ChatSource, columns: Columns) -> Parsed:
@@ -117,7 +117,7 @@ def _alpaca(chat: ChatSource, columns: Columns) -> Parsed:
             raise BadRow(f"history holds {brief(pair)}\nexpected: pairs of an instruction and its output")
         earlier += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     turns = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": output}]
-    return _checked(_with_system(columns, [*earlier, *turns])), _tools(columns), ""
+    return checked(with_system(columns, [*earlier, *turns])), tools_of(columns), ""
 
 
 def _text(chat: ChatSource, columns: Columns) -> Parsed:
@@ -147,7 +147,7 @@ def _first(columns: Columns, names: Iterable[str], format: str) -> str:
     )
 
 
-def _listed(name: str, value: Any) -> list[Message]:
+def listed(name: str, value: Any) -> list[Message]:
     """A list of messages, or JSON text of one, each under plain names."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _json(f"column {name!r}", value)
@@ -222,7 +222,7 @@ def _call(number: int, call: Any) -> dict[str, Any]:
     return {**made, "id": call["id"]} if call.get("id") else made
 
 
-def _tools(columns: Columns) -> tuple[dict[str, Any], ...]:
+def tools_of(columns: Columns) -> tuple[dict[str, Any], ...]:
     tools = columns.get("tools") or ()
     if isinstance(tools, str):
         tools = _json("column 'tools'", tools)
@@ -242,7 +242,7 @@ def _tools(columns: Columns) -> tuple[dict[str, Any], ...]:
     return tuple(found)
 
 
-def _with_system(columns: Columns, messages: list[Message]) -> list[Message]:
+def with_system(columns: Columns, messages: list[Message]) -> list[Message]:
     system = columns.get("system")
     if not system:
         return messages
@@ -253,7 +253,7 @@ def _with_system(columns: Columns, messages: list[Message]) -> list[Message]:
     return [{"role": "system", "content": system}, *messages]
 
 
-def _checked(messages: list[Message]) -> tuple[Message, ...]:
+def checked(messages: list[Message]) -> tuple[Message, ...]:
     """The messages, if they are in an order that a conversation can have.
 
     Raises:

@@ -1,14 +1,15 @@
-"""The two kinds of rows that become tokens, documents and conversations, behind one interface."""
+"""The kinds of rows that become tokens, documents, conversations and judged answers, behind one interface."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from pipeline.data import sources
-from pipeline.data.chat import ChatEncoder, Encoded, separators
-from pipeline.data.config import Chat, Corpus
-from pipeline.data.conversation import Conversation, Document
+from pipeline.data.chat import ChatEncoder, Encoded, Layout, separators
+from pipeline.data.config import Chat, Corpus, Preferences
+from pipeline.data.conversation import Conversation, Document, Preference
 from pipeline.data.sources import SkippedRow
 from pipeline.run.errors import UserError
 from tokenizer.encode import encode
@@ -21,14 +22,14 @@ Skipped = list[SkippedRow]
 
 
 class Kind(Protocol[Row]):
-    """What documents and conversations do differently.
+    """What documents, conversations and judged answers do differently.
 
     name: of their shards; section: the recipe's name of `source`; batch_characters: encoded at a time.
     """
 
     name: str
     section: str
-    source: Corpus | Chat
+    source: Corpus | Chat | Preferences
     batch_characters: int
 
     def rows(self) -> Iterator[Row]: ...
@@ -47,13 +48,19 @@ class Kind(Protocol[Row]):
 
 
 def kinds(
-    corpus: Corpus | None, chat: Chat | None, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped
+    corpus: Corpus | None,
+    chat: Chat | None,
+    preferences: Preferences | None,
+    tokenizer: "PreTrainedTokenizerFast",
+    skipped: Skipped,
 ) -> Iterator[Kind]:
     """The kinds of rows that the recipe has; rows left out are appended to `skipped`."""
     if corpus:
         yield Documents(corpus, tokenizer, skipped)
     if chat:
         yield Conversations(chat, tokenizer, skipped)
+    if preferences:
+        yield Judgements(preferences, tokenizer, skipped)
 
 
 class Documents:
@@ -151,6 +158,97 @@ class Conversations:
     def _refuse(self, pair: tuple, reason: str) -> None:
         key = pair[0].key
         skip_or_raise(sources.on_bad_row_of(self.source, key), self.section, key, reason, self.skipped)
+
+
+WANTED, UNWANTED, FOREIGN = 1, 0, 2  # labels: an answer, or one that was given to another prompt
+
+
+class Answer(NamedTuple):
+    """One of a unit's two texts: an answer to a prompt, with its label."""
+
+    row: Preference
+    number: int
+    label: int
+
+
+class Judgements:
+    """Units of two answers each, one after the other, the answer's tokens as targets.
+
+    A pair is its chosen and its rejected answer. A single answer with a verdict is followed by its prompt with the
+    answer of the row before, labelled FOREIGN: how far a model has moved on these tells how far it has moved at all
+    (KTO, arXiv:2402.01306, section 4.1).
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+
+    name, section = "preferences", "preferences"
+    batch_characters = 4_000_000
+
+    def __init__(self, source: Preferences, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
+        self.source, self.skipped = source, skipped
+        self.encoder = ChatEncoder(tokenizer, "assistant", source.unwritten)
+        self._before: Preference | None = None
+
+    def rows(self) -> Iterator[Preference]:
+        return iter(sources.preferences(self.source, self.skipped))
+
+    def size(self, row: Preference) -> int:
+        return sum(len(message["content"]) for side in (row.prompt, *row.answers) for message in side)
+
+    def encode(self, rows: list[Preference]) -> Iterator[tuple[list[Answer], Encoded]]:
+        units = []
+        before = self._before or (rows[-1] if rows else None)
+        for row in rows:
+            unit = _unit(row, before)
+            try:
+                units.append([(answer, self._laid_out(answer)) for answer in unit])
+            except UserError as error:
+                self._refuse([(unit[0], None)], str(error))
+            before = self._before = row
+        for kept, encoded in encode_or_refuse(units, self._encode, self._refuse):
+            yield [answer for unit in kept for answer, _ in unit], encoded
+
+    def record(self, row: Answer) -> dict[str, Any]:
+        answered = row.row
+        kept = {"tools": answered.tools, "plain": answered.plain}
+        return {
+            "key": answered.key,
+            "messages": answered.conversation(row.number),
+            "answer": len(answered.prompt),
+            "label": row.label,
+        } | {name: value for name, value in kept.items() if value}
+
+    def notes(self) -> dict[str, int]:
+        return self.encoder.template.notes
+
+    def _laid_out(self, answer: Answer) -> Layout:
+        row, messages = answer.row, answer.row.conversation(answer.number)
+        if row.plain:
+            return self.encoder.document(messages[1]["content"], messages[0]["content"])
+        layouts = self.encoder.lay_out(list(messages), row.tools)
+        if len(layouts) > 1:
+            raise UserError(
+                "the template writes the earlier turns of this answer anew for each later one\n"
+                "expected: an answer of one turn"
+            )
+        return layouts[0]
+
+    def _encode(self, units: list[list[tuple[Answer, Layout]]]) -> Encoded:
+        encoded = self.encoder.encode([layout for unit in units for _, layout in unit])
+        labels = np.array([answer.label for unit in units for answer, _ in unit], np.uint8)
+        return encoded._replace(roles=None, labels=labels)
+
+    def _refuse(self, unit: list, reason: str) -> None:
+        skip_or_raise(self.source.on_bad_row, self.section, unit[0][0].row.key, reason, self.skipped)
+
+
+def _unit(row: Preference, before: Preference | None) -> tuple[Answer, Answer]:
+    if len(row.answers) == 2:
+        return Answer(row, 0, WANTED), Answer(row, 1, UNWANTED)
+    assert before is not None, "there is a row"
+    foreign = dataclasses.replace(row, answers=before.answers)
+    return Answer(row, 0, WANTED if row.verdicts[0] else UNWANTED), Answer(foreign, 0, FOREIGN)
 
 
 def encode_or_refuse(

@@ -3,18 +3,26 @@
 import hashlib
 from collections.abc import Iterable
 
-from pipeline.data.conversation import Conversation, Document
+from pipeline.data.conversation import Conversation, Document, Message, Preference
 
 
-def digest(row: Document | Conversation) -> bytes:
+def digest(row: Document | Conversation | Preference) -> bytes:
     """16 bytes of the row's words, equal for rows that differ in white space alone."""
     return hashlib.blake2b(" ".join(" ".join(_texts(row)).split()).encode(), digest_size=16).digest()
 
 
-def _texts(row: Document | Conversation) -> Iterable[str]:
+def _texts(row: Document | Conversation | Preference) -> Iterable[str]:
+    if isinstance(row, Preference):
+        for messages in (row.prompt, *row.answers):
+            yield from _words(messages)
+        return
     if isinstance(row, Document) or row.text:
         yield row.text
         return
-    for message in row.messages:
+    yield from _words(row.messages)
+
+
+def _words(messages: Iterable[Message]) -> Iterable[str]:
+    for message in messages:
         yield f"{message['role']}: {message['content']}"
         yield from (str(call["function"]) for call in message.get("tool_calls", ()))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import rows, stdlib, stdlib_calls, tables
-from pipeline.data.config import Chat, ChatSource, Corpus, Tables
-from pipeline.data.conversation import Conversation, Document
+from pipeline.data.config import Chat, ChatSource, Corpus, Preferences, Tables
+from pipeline.data.conversation import Conversation, Document, Preference
 from pipeline.data.formats import Formats
+from pipeline.data.judged import Judged, against_neighbours, against_others
 from pipeline.data.rows import BadRow, Row, Source, brief, name_of, require_unicode
 from pipeline.run import outside
 from pipeline.run.errors import UserError, nearest
@@ -19,6 +20,7 @@ from pipeline.run.files import digest_of
 
 FIRST_ROWS = 8  # looked at before anything runs
 
+Section = Corpus | Chat | Preferences
 SkippedRow = dict[str, Any]  # {"key", "file", "line", "reason"} of a row left out under on_bad_row: skip
 
 
@@ -36,7 +38,7 @@ def documents(corpus: Corpus, skipped: list[SkippedRow]) -> Iterator[Document]:
         UserError: nothing at the path, no document in it, or, under on_bad_row: error, a bad row. An empty or
             undecodable file is a bad row, too; an empty module of the standard library is none.
     """
-    return _items(corpus, corpus.max_documents, skipped)
+    return _items(corpus, corpus.most, skipped)
 
 
 def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversation]:
@@ -45,18 +47,23 @@ def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversatio
     Of several sources one comes after the other, and `N/` stands before the keys of source N, counted from 0.
     """
     for number, part in enumerate(chat.parts):
-        for row in _items(part, part.max_conversations, skipped):
+        for row in _items(part, part.most, skipped):
             yield dataclasses.replace(row, key=f"{number}/{row.key}") if chat.sources else row
 
 
-def held_out_rows(source: Corpus | Chat) -> Iterator[Any]:
+def preferences(source: Preferences, skipped: list[SkippedRow]) -> Iterator[Preference]:
+    """The judged answers of a preferences section, ordered as documents are; WordNet's by word. Raises as documents."""
+    return _items(source, source.most, skipped)
+
+
+def held_out_rows(source: Section) -> Iterator[Any]:
     """The rows that are held out, alone; those that cannot be used are left out, as the whole reading says of them."""
     for part in source.parts if isinstance(source, Chat) else (source,):
         yield from _held_out_rows(part)
 
 
 def _held_out_rows(source: Source) -> Iterator[Any]:
-    limit = source.max_documents if isinstance(source, Corpus) else source.max_conversations
+    limit = source.most
     read, parse = _reader_and_parser(source)
     seen = 0
     for row in read(source):
@@ -72,16 +79,16 @@ def _held_out_rows(source: Source) -> Iterator[Any]:
         seen += len(items)
 
 
-def goes_to_held_out(source: Corpus | Chat, key: str) -> bool:
+def goes_to_held_out(source: Section, key: str) -> bool:
     """Whether the row under this key is held out, by the share of the source that it comes from."""
     if isinstance(source, Chat):
         source, key = _part_of(source, key)
     return is_held_out(key, source.held_out)
 
 
-def repeats_of(source: Corpus | Chat, key: str) -> int:
+def repeats_of(source: Section, key: str) -> int:
     """How often the training row under this key is there; a hash of its key decides about a fraction."""
-    if isinstance(source, Corpus):
+    if not isinstance(source, Chat):
         return 1
     part, key = _part_of(source, key)
     whole = int(part.repeats)
@@ -95,7 +102,7 @@ def name_of_source(source: Chat, key: str) -> str:
     return f"{key.partition('/')[0]} {part.called}" if source.sources else part.called
 
 
-def on_bad_row_of(source: Corpus | Chat, key: str) -> str:
+def on_bad_row_of(source: Section, key: str) -> str:
     """What becomes of the row under this key where it cannot be used, by the source that it comes from."""
     return (_part_of(source, key)[0] if isinstance(source, Chat) else source).on_bad_row
 
@@ -128,6 +135,11 @@ def check_chat(chat: Chat) -> None:
         _check(part)
 
 
+def check_preferences(source: Preferences) -> None:
+    """As check_corpus, for judged answers."""
+    _check(source)
+
+
 def format_of(chat: Chat) -> str:
     """What the rows of a chat section are, in words, by the first that can be used of each source.
 
@@ -154,13 +166,13 @@ def _format_of(chat: ChatSource) -> str:
     return f"not known: none of the first {FIRST_ROWS} rows can be used"
 
 
-def outside_files(source: Corpus | Chat) -> dict[str, Path]:
+def outside_files(source: Section) -> dict[str, Path]:
     """The files that `source` reads, by name; none for a dataset of the Hub, whose copies here are named by revision.
 
     Raises:
         UserError: as files_of.
     """
-    if isinstance(source, Corpus) or not source.sources:
+    if not isinstance(source, Chat) or not source.sources:
         return _files(source)
     return {
         f"{number}/{name}": file
@@ -178,7 +190,7 @@ def _files(source: Source) -> dict[str, Path]:
     return dict(rows.files_of(source))
 
 
-def fingerprint(source: Corpus | Chat) -> dict[str, Any]:
+def fingerprint(source: Section) -> dict[str, Any]:
     """Identity of the bytes read: `files` (`rows` of a `datasets` source), their `bytes`, and a `sha256`.
 
     The sha256 is over (key, sha256 of content) of each file, sorted, or of each row, in order.
@@ -356,8 +368,35 @@ def columns_of(source: Tables, row: Row) -> dict[str, Any]:
     return value
 
 
+def _pairs_of_docstrings(source: Preferences, row: Row) -> list[Preference]:
+    try:
+        return against_neighbours(row.key, stdlib.docstring_pairs(_decoded(row)))
+    except SyntaxError as error:
+        raise BadRow(f"not Python: {error.msg}\nexpected: a module that parses", error.lineno) from None
+
+
+def _wordnet_pairs(source: Preferences) -> Iterator[Row]:
+    path = rows.path_of(source)
+
+    def split_of(key: str) -> bool:
+        return is_held_out(key, source.held_out)
+
+    for key, pair in against_others(stdlib.senses(path), split_of):
+        yield Row(key, str(path), None, pair)
+
+
+def _ready(source: Preferences, row: Row) -> list[Preference]:
+    return [row.value]
+
+
 def _reader_and_parser(source: Source) -> tuple[Reader, Parser]:
     """How a section is read; the parser may remember what earlier rows were like."""
+    if isinstance(source, Preferences):
+        made = {
+            "stdlib_docstrings": (rows.file_rows, _pairs_of_docstrings),
+            "wordnet": (_wordnet_pairs, _ready),
+        }
+        return made.get(source.source) or (tables.table_rows, _table_row(Judged(source)))
     if source.source in BY_FILE:
         return BY_FILE[source.source]
     return tables.table_rows, _table_row(_text_column if isinstance(source, Corpus) else Formats(source))

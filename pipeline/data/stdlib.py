@@ -146,21 +146,48 @@ def _from_tar(content: bytes, names: list[str], path: Path) -> dict[str, bytes]:
         raise UserError(f"cannot unpack {path}: {why}\n{WORDNET_HELP}") from None
 
 
+class Sense(NamedTuple):
+    """A word in one of its senses. examples: sentences that WordNet quotes for it."""
+
+    word: str
+    part: str
+    offset: str
+    definition: str
+    examples: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as `bank::bank.noun.09213565`: all senses of a word have the same beginning."""
+        return f"{self.word.lower()}::{self.word}.{self.part}.{self.offset}"
+
+
 def definition_pairs(path: Path) -> list[Pair]:
-    """One pair for each word and sense, sorted by name (`word::Word.noun.00001740`): all senses of a word together.
+    """One pair for each word and sense, sorted by name: all senses of a word together.
 
     Raises:
         UserError: as wordnet_files.
     """
-    pairs = []
+    return [
+        Pair(sense.name, f'Define the {sense.part} "{sense.word}".', sense.definition)
+        for sense in senses(path)
+    ]
+
+
+def senses(path: Path) -> list[Sense]:
+    """Every word in each of its senses, sorted by name.
+
+    Raises:
+        UserError: as wordnet_files.
+    """
+    found = []
     for name, content in wordnet_files(path):
         part = PARTS_OF_SPEECH[name.removeprefix("data.")]
         lines = content.decode().splitlines()
-        pairs += [pair for line in lines if line[:1] != " " for pair in _senses(line, part)]
-    return sorted(pairs)
+        found += [sense for line in lines if line[:1] != " " for sense in _senses(line, part)]
+    return sorted(found, key=lambda sense: (sense.name, sense.definition))
 
 
-def _senses(line: str, part: str) -> Iterator[Pair]:
+def _senses(line: str, part: str) -> Iterator[Sense]:
     """The words of one line of a data file, wndb(5): `offset file type count(hex) (word id)* ... | gloss`.
 
     The definition is the gloss without the examples, which stand in quotes after it.
@@ -168,7 +195,8 @@ def _senses(line: str, part: str) -> Iterator[Pair]:
     head, _, gloss = line.partition(" | ")
     offset, _, _, count, *rest = head.split(" ")
     definition = re.split(r'[;:,]\s*"', gloss)[0].strip(" ;")
+    examples = tuple(re.findall(r'"([^"]+)"', gloss[len(definition) :]))
     for word in rest[: 2 * int(count, 16) : 2]:
         word = re.sub(r"\((?:p|a|ip)\)$", "", word).replace("_", " ")  # marks of an adjective's position
         if definition:
-            yield Pair(f"{word.lower()}::{word}.{part}.{offset}", f'Define the {part} "{word}".', definition)
+            yield Sense(word, part, offset, definition, examples)

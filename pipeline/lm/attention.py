@@ -25,7 +25,7 @@ from pipeline.run.errors import UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pipeline.lm.config import Finetune, Pretrain
+    from pipeline.lm.config import Pretrain, Tuning
 
 DOCUMENTS = "documents"  # under this name transformers finds `document_attention`
 IMPLEMENTATIONS = {"flash": DOCUMENTS, "flex": "flex_attention"}
@@ -46,7 +46,7 @@ SHARED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).
 WIDEST = 256  # heads that torch's variable-length kernel takes on a GPU
 
 
-def chosen_for(training: Pretrain | Finetune, asked: str, config: PretrainedConfig) -> str:
+def chosen_for(training: Pretrain | Tuning, asked: str, config: PretrainedConfig) -> str:
     """`chosen` for a stage; plain products know no rows that processes share, so there `auto` never takes them."""
     if asked == "auto" and training.sequence_parallel_size > 1:
         lacks = {name: lacking(name, config, training.bf16, torch.cuda.is_available()) for name in IN_AUTO}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 from typing_extensions import Self
 
-from pipeline.data.config import Chat, Corpus
+from pipeline.data.config import Chat, Corpus, Preferences
 from pipeline.run.config import Run, Section, Training, how, what
 from pipeline.run.plan import check_optimizer
 
@@ -177,26 +177,87 @@ class Lora(Section):
         return self
 
 
-class Finetune(Lasting):
-    """Supervised fine-tuning on conversations, of all weights or of adapters."""
+class Tuning(Lasting):
+    """Training after pretraining, of all weights or of adapters."""
 
     torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
-    sequence_length: int = what(
-        512, "tokens a row; longer conversations are refused or truncated by on_long", ge=2
-    )
+    sequence_length: int = what(512, "tokens a row; on_long says what becomes of what is longer", ge=2)
     packing: bool | Literal["auto"] = what("auto", PACKING)
-    on_long: Literal["error", "truncate", "drop"] = what(
-        "error", "a conversation longer than sequence_length"
-    )
     lora: Lora | None = what(None, "adapters; none: every weight is trained")
 
     @model_validator(mode="after")
-    def _one_choice(self) -> "Finetune":
+    def _one_choice(self) -> Self:
         if self.lora and self.freeze:
             raise ValueError(
                 "freeze is for training all weights: with lora only adapters and modules_to_save learn"
             )
         return self
+
+
+class Finetune(Tuning):
+    """Supervised fine-tuning on conversations."""
+
+    on_long: Literal["error", "truncate", "drop"] = what(
+        "error", "a conversation longer than sequence_length"
+    )
+
+
+REFERENCED = (
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "robust",
+    "kto",
+)  # losses that compare with the model before training
+
+
+class Prefer(Tuning):
+    """Preference tuning on judged answers; pipeline/lm/losses.py has the equations."""
+
+    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "simpo", "orpo", "cpo", "kto"] = what(
+        "sigmoid", "of pairs: DPO's (sigmoid) or another; of single answers with verdicts: kto"
+    )
+    beta: float = what(
+        0.1, "scale of the rewards; how strongly the model is held to where it began; orpo: weight", gt=0
+    )
+    label_smoothing: float = what(
+        0.0, "sigmoid, cpo, simpo, robust: probability that a pair is the wrong way round", ge=0, lt=0.5
+    )
+    simpo_gamma: float = what(0.5, "simpo: margin that the scaled mean log-probabilities are to have", ge=0)
+    cpo_alpha: float = what(1.0, "cpo: weight of the chosen answer's loss a token", ge=0)
+    desirable_weight: float = what(1.0, "kto: weight of answers that are wanted", gt=0)
+    undesirable_weight: float = what(1.0, "kto: weight of answers that are not", gt=0)
+    on_long: Literal["error", "drop"] = what(
+        "error", "a pair that is longer than sequence_length, both of its sides together"
+    )
+
+    @model_validator(mode="after")
+    def _terms_of_the_loss(self) -> "Prefer":
+        takes = {
+            "label_smoothing": ("sigmoid", "robust", "cpo", "simpo"),
+            "simpo_gamma": ("simpo",),
+            "cpo_alpha": ("cpo",),
+            "desirable_weight": ("kto",),
+            "undesirable_weight": ("kto",),
+        }
+        for name, losses in takes.items():
+            if name in self.model_fields_set and self.loss_type not in losses:
+                raise ValueError(
+                    f"{name} is of {' and '.join(losses)}, not of {self.loss_type}: leave it out"
+                )
+        if self.sequence_parallel_size > 1:
+            raise ValueError("sequence_parallel_size: both sides of a pair stay on one process")
+        return self
+
+    @property
+    def paired(self) -> bool:
+        """Whether it learns from pairs."""
+        return self.loss_type != "kto"
+
+    @property
+    def referenced(self) -> bool:
+        """Whether it compares with the log-probabilities of the model before training."""
+        return self.loss_type in REFERENCED
 
 
 class Evaluate(Section):
@@ -209,6 +270,14 @@ class Evaluate(Section):
     functions: int = what(64, "sampled functions parsed with ast.parse (Python corpora); 0: none", ge=0)
     conversations: int = what(
         256, "held-out conversations scored before and after fine-tuning; 0: none", ge=0
+    )
+    preferences: int = what(
+        512, "held-out units of judged answers scored before and after preference tuning; 0: none", ge=0
+    )
+    preference_samples: int = what(
+        16,
+        "held-out prompts answered by sampling before and after, for lengths and divergence; 0: none",
+        ge=0,
     )
     tool_calls: int = what(
         100,
@@ -243,7 +312,11 @@ class Export(Section):
 
 
 class LanguageModelConfig(Section):
-    """A language-model recipe. `corpus` with `pretrain` trains from scratch; `chat` with `finetune` teaches a task."""
+    """A language-model recipe.
+
+    `corpus` with `pretrain` trains from scratch, `chat` with `finetune` teaches a task, `preferences` with `prefer`
+    what is wanted.
+    """
 
     recipe: Literal["llm"] = what(..., "the family this recipe belongs to")
     run: Run = how(..., "how and where it runs")
@@ -253,6 +326,8 @@ class LanguageModelConfig(Section):
     pretrain: Pretrain | None = what(None, "pretraining or continued pretraining; none: not done")
     chat: Chat | None = what(None, "conversations; none: no fine-tuning")
     finetune: Finetune | None = what(None, "fine-tuning; none: not done")
+    preferences: Preferences | None = what(None, "judged answers; none: no preference tuning")
+    prefer: Prefer | None = what(None, "preference tuning; none: not done")
     evaluate: Evaluate = what(Evaluate(), "held-out scores")
     generate: Generate = what(Generate(), "samples")
     export: Export | None = what(None, "the published directory; none: not exported")
@@ -265,10 +340,23 @@ class LanguageModelConfig(Section):
             raise ValueError("model.add_tokens as a number needs a corpus section, whose words are counted")
         if self.finetune and not self.chat:
             raise ValueError("finetune needs a chat section")
+        if self.prefer and not self.preferences:
+            raise ValueError("prefer needs a preferences section")
         if self.model.architecture and not (self.tokenizer and self.pretrain):
             raise ValueError("a model from scratch needs the sections tokenizer and pretrain")
         if self.model.pretrained and self.tokenizer:
             raise ValueError("a pretrained model brings its own tokenizer: leave out the tokenizer section")
-        if not self.pretrain and not self.finetune:
-            raise ValueError("nothing is trained: give pretrain, finetune or both")
+        if not self.trainings:
+            raise ValueError("nothing is trained: give pretrain, finetune or prefer")
         return self
+
+    @property
+    def trainings(self) -> dict[str, "Pretrain | Finetune | Prefer"]:
+        """The stages that train, in order."""
+        found = {"pretrain": self.pretrain, "finetune": self.finetune, "prefer": self.prefer}
+        return {name: section for name, section in found.items() if section}
+
+    @property
+    def talks(self) -> bool:
+        """Whether the model was tuned on conversations or answers."""
+        return bool(self.finetune or self.prefer)

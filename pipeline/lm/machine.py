@@ -3,7 +3,7 @@
 import importlib.util
 import shutil
 
-from pipeline.lm.config import Finetune, LanguageModelConfig, Pretrain
+from pipeline.lm.config import LanguageModelConfig, Pretrain, Tuning
 from pipeline.run.config import Training
 from pipeline.run.launch import compiler_of, read_launch
 
@@ -14,16 +14,15 @@ LONG_RUN = 300
 
 def fitted(config: LanguageModelConfig) -> LanguageModelConfig:
     """`config` with no `torch_compile: auto` left in it; what a user writes stays."""
-    trainings = {name: found for name in ("pretrain", "finetune") if (found := getattr(config, name))}
     changes = {
         name: training.model_copy(update={"torch_compile": compiling_pays(config, training)})
-        for name, training in trainings.items()
+        for name, training in config.trainings.items()
         if training.torch_compile == "auto"
     }
     return config.model_copy(update=changes)
 
 
-def compiling_pays(config: LanguageModelConfig, training: Pretrain | Finetune) -> bool:
+def compiling_pays(config: LanguageModelConfig, training: Pretrain | Tuning) -> bool:
     """Whether there is a compiler, and a run that is long enough for what compiling costs.
 
     Not where epochs are asked for, whose steps are known later; not under ZeRO-3, which gathers weights in the middle

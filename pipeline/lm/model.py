@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.lm.config import Finetune, Model, Pretrain
+from pipeline.lm.config import Model, Pretrain, Tuning
 from pipeline.run.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def check_fits(config: PretrainedConfig, attention: str, sequence_length: int) -
     return _empty_model(config, chosen(attention, config, True, sequence_length))
 
 
-def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain | Finetune) -> None:
+def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain | Tuning) -> None:
     """Refuse what cannot be trained as asked, before a weight loads.
 
     Raises:
@@ -194,7 +194,7 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
         check_shared(config, training, chosen_for(training, attention, config))
     freeze(model, training.freeze)
     if lora := getattr(training, "lora", None):
-        check_targets(model, lora)
+        check_targets(model, lora, f"{type(training).__name__.lower()}.lora")
 
 
 def _check_rope(given: dict[str, Any], config: PretrainedConfig) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.attention import apart, boundaries, implementation_of, packs
-from pipeline.lm.config import Finetune, Lora, Pretrain
+from pipeline.lm.config import Lora, Pretrain, Tuning
 from pipeline.lm.experts import Balance, balance_weight, routers_of
 from pipeline.lm.freezing import freeze
 from pipeline.lm.lora import add_adapters
@@ -60,24 +60,42 @@ class TokenLoss(nn.Module):
         weights_BT: fp32, of each label; none: all 1. boundaries_N: where documents begin, as pipeline.lm.attention has
         it; none: found from document_ids_BT.
         """
+        logits_BTV = self.logits(input_ids_BT, document_ids_BT, position_ids_BT, boundaries_N)
+        return self.with_balance(summed_loss(logits_BTV, labels_BT, weights_BT), document_ids_BT)
+
+    def logits(
+        self,
+        input_ids_BT: Tensor,
+        document_ids_BT: Tensor,
+        position_ids_BT: Tensor,
+        boundaries_N: Tensor | None,
+    ) -> Tensor:
+        """Of each position, its document alone before it, [B, T, V]."""
         rows = {}
         if self.packed:
             mask = apart(self.model, document_ids_BT, boundaries_N)
             rows = {"attention_mask": mask, "position_ids": position_ids_BT}
         if self.routers:
             self.routers.listen()
-        output = self.model(input_ids=input_ids_BT, **rows, use_cache=False, return_dict=True)
-        loss = summed_loss(output.logits, labels_BT, weights_BT)
-        return (loss, self.routers.balance(document_ids_BT >= 0)) if self.routers else loss
+        return self.model(input_ids=input_ids_BT, **rows, use_cache=False, return_dict=True).logits
+
+    def with_balance(self, found: Tensor, document_ids_BT: Tensor) -> Tensor | tuple[Tensor, Balance]:
+        return (found, self.routers.balance(document_ids_BT >= 0)) if self.routers else found
 
 
 def summed_loss(logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
     """Cross-entropy in nats, weighted, summed over labels that are not IGNORED; 0-d, fp32 whatever the logits are."""
+    return token_losses(logits_BTV, labels_BT, weights_BT).sum()
+
+
+def token_losses(logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
+    """The same of each position, 0 where the label is IGNORED; [B, T], fp32."""
     weights = None if weights_BT is None else weights_BT.flatten()
-    return _SummedLoss.apply(logits_BTV.flatten(0, 1), labels_BT.flatten(), weights)
+    losses_N = _TokenLosses.apply(logits_BTV.flatten(0, 1), labels_BT.flatten(), weights)
+    return losses_N.view_as(labels_BT)
 
 
-class _SummedLoss(torch.autograd.Function):
+class _TokenLosses(torch.autograd.Function):
     """Cross-entropy a few rows at a time (N rows), so that no fp32 copy of all logits is ever made.
 
     The logits are a training step's largest tensor. `F.cross_entropy` on fp32 logits keeps four more of their size;
@@ -105,12 +123,14 @@ class _SummedLoss(torch.autograd.Function):
                 exponentials.mul_(torch.where(counted, weights / sums, 0.0))
                 gradient_NV[chunk] = exponentials.scatter_add_(1, targets, -weights)
         ctx.save_for_backward(gradient_NV)
-        return losses_N1.sum()
+        return losses_N1.squeeze(1)
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, upstream_N: Tensor) -> tuple[Tensor, None, None]:
         (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV.mul_(upstream), None, None
+        # Of a sum every upstream is the same number: a product with one is half as long as with a column.
+        alike = upstream_N.stride() == (0,)
+        return gradient_NV.mul_(upstream_N[0] if alike else upstream_N[:, None]), None, None
 
 
 def _rows_at_once(logits_NV: Tensor) -> int:
@@ -197,7 +217,11 @@ class LanguageModel:
         if compiled(self.training, self.packed):
             for layer in decoder_layers(net):
                 layer.compile()
-        return {"model": TokenLoss(net.train(), self.packed)}
+        return {"model": self.wrapped(net.train())}
+
+    def wrapped(self, net: PreTrainedModel) -> TokenLoss:
+        """The module whose forward gives what `loss` needs."""
+        return TokenLoss(net, self.packed)
 
     def data(self) -> Split:
         return self.train
@@ -253,7 +277,7 @@ class LanguageModel:
 
 def size_of(
     config: PretrainedConfig,
-    training: Pretrain | Finetune,
+    training: Pretrain | Tuning,
     sequence_length: int,
     lora: Lora | None,
     launch: Launch,

@@ -23,7 +23,7 @@ from pipeline.run.errors import UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pipeline.lm.config import Finetune, Pretrain
+    from pipeline.lm.config import Pretrain, Tuning
     from pipeline.train.engine import Runtime
     from pipeline.train.recipe import Batch
 
@@ -65,7 +65,7 @@ def shared(model: PreTrainedModel, sharing: Sharing) -> PreTrainedModel:
     return model
 
 
-def check_shared(config: PretrainedConfig, training: Pretrain | Finetune, attention: str) -> None:
+def check_shared(config: PretrainedConfig, training: Pretrain | Tuning, attention: str) -> None:
     """Refuse rows that cannot be shared.
 
     Raises:
@@ -92,7 +92,7 @@ def check_shared(config: PretrainedConfig, training: Pretrain | Finetune, attent
         raise UserError(f"sequence_parallel_size {size}: {why}\nway out: sequence_parallel_size: 1")
 
 
-def _unshareable(config: PretrainedConfig, training: Pretrain | Finetune, attention: str) -> str | None:
+def _unshareable(config: PretrainedConfig, training: Pretrain | Tuning, attention: str) -> str | None:
     text = config.get_text_config()
     if set(kinds_of_layers(text)) - PACKABLE or not packs(training.packing, config):
         return "rows are shared where they are packed, and attention is all that looks along them"

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.lm.config import LanguageModelConfig
+from pipeline.data.config import Preferences
+from pipeline.lm.config import LanguageModelConfig, Tuning
 from pipeline.publish.licences import hub_licence, named
 from pipeline.run import artifact
 from pipeline.run.artifact import Artifact
@@ -43,11 +44,16 @@ class Card:
 
     @property
     def chats(self) -> bool:
-        return self.config.finetune is not None
+        return self.config.talks
 
     @property
     def has_adapter(self) -> bool:
-        return self.config.finetune is not None and self.config.finetune.lora is not None
+        return self.last is not None and self.last.lora is not None
+
+    @property
+    def last(self) -> Tuning | None:
+        """The last tuning."""
+        return self.config.prefer or self.config.finetune
 
 
 def lineage(directories: Iterable[Path]) -> list[Artifact]:
@@ -126,9 +132,29 @@ def summary(card: Card) -> str:
     if config.pretrain:
         steps.append(f"pretrained for {config.pretrain.length} on `{config.corpus.source}`")
     if config.finetune:
-        how = f"LoRA of rank {config.finetune.lora.r}, merged" if config.finetune.lora else "all weights"
+        how = _weights_of(config.finetune)
         steps.append(f"fine-tuned for {config.finetune.length} on `{config.chat.said}` ({how})")
+    if config.prefer:
+        how = f"loss `{config.prefer.loss_type}`, beta {config.prefer.beta:g}; {_weights_of(config.prefer)}"
+        said = made_pairs(config.preferences)
+        steps.append(
+            f"preference-tuned for {config.prefer.length} on `{config.preferences.called}`{said} ({how})"
+        )
     return f"{origin}, {', then '.join(steps)}. Weights are fp32 safetensors."
+
+
+def _weights_of(tuning: Tuning) -> str:
+    return f"LoRA of rank {tuning.lora.r}, merged" if tuning.lora else "all weights"
+
+
+def made_pairs(preferences: Preferences) -> str:
+    """What was set against what, where no person judged: the pairs were made from a package."""
+    made = {
+        "wordnet": "a word's definition against another sense's or another word's",
+        "stdlib_docstrings": "a function's docstring against its neighbour's",
+    }
+    words = made.get(preferences.source)
+    return f", pairs made by rule, no person's judgements: {words}" if words else ""
 
 
 def usage(card: Card) -> str:
@@ -155,9 +181,10 @@ def usage(card: Card) -> str:
 
 
 def adapter_usage(card: Card) -> str:
-    changed = card.config.pretrain or card.config.model.adds_tokens
-    base = None if changed else hub_name(card.config)
-    stage = "pretrain" if card.config.pretrain else "base"
+    config = card.config
+    trained = "finetune" if config.finetune and config.prefer else "pretrain" if config.pretrain else None
+    base = None if trained or config.model.adds_tokens else hub_name(config)
+    stage = trained or "base"
     weights = next(
         (digest["sha256"] for made in card.chain if made.stage == stage for name, digest in made.files.items()
          if name == "model/model.safetensors"),
@@ -223,14 +250,20 @@ def data(card: Card) -> str:
 
 def settings(config: LanguageModelConfig) -> str:
     """What was asked for, section by section, without the paths of the machine that made it."""
-    sections = ("corpus", "tokenizer", "model", "pretrain", "chat", "finetune", "evaluate", "generate")
+    given = ("corpus", "tokenizer", "model", "pretrain", "chat", "finetune", "preferences", "prefer")
+    sections = (*given, "evaluate", "generate")
     tree = {name: identity(section) for name in sections if (section := dict(config)[name]) is not None}
-    for section, key in (("corpus", "path"), ("chat", "path"), ("model", "pretrained")):
+    for section, key in (
+        ("corpus", "path"),
+        ("chat", "path"),
+        ("preferences", "path"),
+        ("model", "pretrained"),
+    ):
         if tree.get(section, {}).get(key):
             tree[section][key] = public(tree[section][key])
     tree = {
-        name: {key: value for key, value in given.items() if value is not None}
-        for name, given in tree.items()
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in tree.items()
     }
     return fenced(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip(), "yaml")
 

@@ -11,7 +11,7 @@ from pipeline.train.recipe import derived_seed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-BASE, FINE_TUNED, XZ, REFERENCE = "base", "fine-tuned", "xz -9e", "reference"
+BASE, FINE_TUNED, PREFERRED, XZ, REFERENCE = "base", "fine-tuned", "preferred", "xz -9e", "reference"
 PRETRAINED = "pretrained"  # as it came, before this run trained it further
 
 
@@ -42,8 +42,9 @@ class Settings:
 class Part(Protocol):
     """One kind of measurement: made of each model in turn, then put beside each other.
 
-    models: which of PRETRAINED, BASE and FINE_TUNED it is made of; units: documents, conversations or questions that
-    it is made on, 0 where there is nothing to measure; missing: why they are fewer than asked for, or "".
+    models: which of PRETRAINED, BASE, FINE_TUNED and PREFERRED it is made of; units: documents, conversations or
+    questions that it is made on, 0 where there is nothing to measure; missing: why they are fewer than asked for, or
+    "".
     """
 
     name: str

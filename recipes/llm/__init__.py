@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.config import Chat, Corpus
+from pipeline.data.config import Chat, Corpus, Preferences
 from pipeline.lm import machine
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.config import Section, identity
@@ -13,6 +13,9 @@ from pipeline.run.stage import Stage
 CONFIG = LanguageModelConfig
 fitted = machine.fitted
 HEADLINE = (
+    "preference accuracy",
+    "chosen answer loss",
+    "verdict AUC",
     "bits per byte",
     "tool calls right",
     "conversation loss",
@@ -27,13 +30,22 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
     origin = "tokenizer" if scratch else "base"
     base = "pretrain" if config.pretrain else "base"
     tuned = "finetune" if config.finetune else base
-    corpus, texts = partial(_tokenizer, config), partial(_texts, config.corpus, config.chat)
+    corpus, texts = (
+        partial(_tokenizer, config),
+        partial(_texts, config.corpus, config.chat, config.preferences),
+    )
     weights = partial(_weights, config)
     found = [
         Stage("tokenizer", "pipeline.train_tokenizer", _of(config, "corpus", "tokenizer"), reads=corpus)
         if scratch
         else Stage("base", "pipeline.base", _base(config), reads=weights),
-        Stage("tokenize", "pipeline.tokenize", _of(config, "corpus", "chat"), (origin,), reads=texts),
+        Stage(
+            "tokenize",
+            "pipeline.tokenize",
+            _of(config, "corpus", "chat", "preferences"),
+            (origin,),
+            reads=texts,
+        ),
     ]
     if config.pretrain:
         found.append(
@@ -45,7 +57,15 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
         found.append(
             Stage("finetune", "pipeline.finetune", _of(config, "finetune"), (base, "tokenize"), True)
         )
-    models = tuple(dict.fromkeys((base, tuned)))
+    if config.prefer:
+        reference = ("reference",) if config.prefer.referenced else ()
+        if reference:
+            scored_in = {name: identity(config.prefer)[name] for name in ("bf16", "sequence_length")}
+            found.append(Stage("reference", "pipeline.reference", scored_in, (tuned, "tokenize")))
+        inputs = (tuned, *reference, "tokenize")
+        found.append(Stage("prefer", "pipeline.prefer", _of(config, "prefer"), inputs, True))
+    preferred = ("prefer",) if config.prefer else ()
+    models = tuple(dict.fromkeys((base, tuned, *preferred)))
     before = ("base",) if config.pretrain and not scratch else ()
     general = partial(_texts, config.evaluate.general)
     scored = (*before, *models, "tokenize")
@@ -65,7 +85,7 @@ def _of(config: LanguageModelConfig, *names: str) -> dict[str, Any]:
     return {name: identity(section) for name, section in sections.items() if section is not None}
 
 
-def _texts(*sources: Corpus | Chat | None) -> dict[str, Path]:
+def _texts(*sources: Corpus | Chat | Preferences | None) -> dict[str, Path]:
     """The files that the sections of data name, by section and name."""
     from pipeline.data.sources import outside_files
 

@@ -1,0 +1,121 @@
+"""Stage `reference`: the log-probability of every judged answer before preference tuning, once and for all.
+
+Training then needs no second model in memory, and a resumed run compares with the very same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.lm.config import LanguageModelConfig
+from pipeline.run.errors import UserError
+from pipeline.run.stage import Context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.data.pairs import PackedAnswers
+    from pipeline.data.shards import Shard
+
+SPLITS = ("train", "held_out")
+
+
+def check(config: LanguageModelConfig) -> None:
+    """Nothing can be refused that preference tuning itself does not refuse."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write SPLIT.npy: fp32 [documents], the summed log-probability of each answer's tokens.
+
+    Each answer is scored alone, in the precision that training computes in. Answers longer than a row of training are
+    not scored: NaN.
+
+    Returns:
+        `SPLIT.answers` scored, `SPLIT.logp` their mean log-probability.
+
+    Raises:
+        UserError: as rows.
+    """
+    from pipeline.evaluate import on_device
+    from pipeline.lm.model import load_model
+
+    base = model_before(context.inputs)
+    shards = {split: rows(context, base, split).shard for split in SPLITS}
+    model = on_device(load_model(base))
+    metrics: dict[str, Any] = {}
+    for split, shard in shards.items():
+        logps = logps_of(model, shard, context)
+        np.save(context.out / f"{split}.npy", logps)
+        scored = logps[~np.isnan(logps)]
+        metrics |= {
+            f"{split}.answers": len(scored),
+            f"{split}.logp": float(scored.mean()) if len(scored) else 0.0,
+        }
+    return metrics
+
+
+def model_before(inputs: dict[str, Path]) -> Path:
+    """The model that preference tuning begins with: the last one that was trained, or the pretrained one."""
+    made = next(inputs[name] for name in ("finetune", "pretrain", "base") if name in inputs)
+    return made / "model"
+
+
+def rows(
+    context: Context,
+    base: Path,
+    split: str,
+    seed: int | None = None,
+    reference: np.ndarray | None = None,
+) -> PackedAnswers:
+    """The rows of a split as training takes them.
+
+    Raises:
+        UserError: the answers were made with another tokenizer than the model's; they are of another kind than the
+            loss learns from; as PackedAnswers.
+    """
+    from pipeline.data.pairs import PackedAnswers
+    from pipeline.data.shards import Shard, tokenizer_digest
+    from pipeline.lm.attention import packs
+    from pipeline.lm.model import config_of
+
+    training = context.config.prefer
+    shard = Shard.open(context.inputs["tokenize"], f"preferences.{split}", tokenizer_digest(base))
+    _check_kind(shard, training.paired)
+    packed = packs(training.packing, config_of(base))
+    return PackedAnswers(shard, reference, training.sequence_length, seed, training.on_long, packed)
+
+
+def _check_kind(shard: Shard, paired: bool) -> None:
+    from pipeline.data.kinds import FOREIGN
+
+    if bool((shard.labels == FOREIGN).any()) == paired:
+        have, wants = ("verdicts", "pairs") if paired else ("pairs", "verdicts on single answers")
+        way = "prefer.loss_type: kto" if paired else "prefer.loss_type: sigmoid, or a column label"
+        raise UserError(f"the loss learns from {wants}, and the preferences are {have}\nway out: {way}")
+
+
+def logps_of(model: Any, shard: Shard, context: Context) -> np.ndarray:
+    """fp32 [documents]; NaN of documents that are longer than a row."""
+    from pipeline.data.packing import gather
+    from pipeline.scores.likelihood import nll_sums
+
+    settings = context.config.prefer
+    kept = np.flatnonzero(shard.lengths <= settings.sequence_length)
+    ends = shard.offsets[kept + 1]
+    items = [
+        gather(shard, np.array([start]), np.array([end - start]), np.array([end]))
+        for start, end in zip(shard.offsets[kept], ends, strict=True)
+    ]
+    logps = np.full(shard.documents, np.nan, np.float32)
+    if items:
+        size = settings.per_device_eval_batch_size
+        logps[kept] = -nll_sums(model, items, size, bool(settings.bf16), context.terminal)
+    return logps
+
+
+if __name__ == "__main__":
+    from pipeline.run.stage import main
+
+    main("reference")
