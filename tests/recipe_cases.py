@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -29,7 +30,8 @@ from recipes.vae.vae import Vae
 from recipes.wavenet.wavenet import WaveNetRecipe
 from tests.helpers import ROOT
 from tests.seq2seq.cases import CONFIGS, settings_of, write_ids
-from tests.tiny_language_model import random_documents, shard_of, tiny_model
+from tests.tiny_language_model import VOCABULARY, random_documents, shard_of, tiny_model
+from tests.tiny_preferences import preference_model, random_units, shard_of_answers
 
 STEP_SAMPLES = 8
 STEPS = 4
@@ -56,9 +58,11 @@ class Case(NamedTuple):
 
 
 def prepare_all(shared: Path) -> None:
-    """The data of every case: packed documents, digits, clips of sound, and pairs."""
+    """The data of every case: packed documents, judged answers, digits, clips of sound, and pairs."""
     (shared / "documents").mkdir()
     shard_of(shared / "documents", random_documents(*[20 + 7 * (i % 9) for i in range(40)]))
+    for loss_type in ("sigmoid", "kto"):
+        shard_of_answers(shared / loss_type, *random_units(30, loss_type == "kto"), VOCABULARY)
     data = Images(source="digits", image_size=8, channels=1, max_images=60)
     out = shared / "digits"
     out.mkdir(parents=True)
@@ -120,6 +124,11 @@ def _language_model(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     return LanguageModel(training, lambda: tiny_model("llama", 16), PackedDocuments(shard, 16, 0), held, 16)
 
 
+def _preferences(shared: Path, micro: int, max_steps: int = STEPS, **settings: Any) -> Recipe:
+    shard = Shard.open(shared / settings["loss_type"], "preferences")
+    return preference_model(shard, _loop(micro, max_steps) | settings)
+
+
 def _classifier(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     training = Classifier(learning_rate=1e-2, channels=8, features=16, **_loop(micro, max_steps))
     train, held_out = (PreparedImages.open(shared / "digits", split) for split in ("train", "held_out"))
@@ -150,6 +159,8 @@ def _config(yaml: str, loop: dict[str, Any], *overrides: str) -> Any:
 
 CASES: dict[str, Case] = {
     "language model": Case(_language_model, (60, 0.05), ALL_STAGES),
+    "DPO": Case(partial(_preferences, loss_type="sigmoid"), (60, 0.05), ALL_STAGES),
+    "KTO": Case(partial(_preferences, loss_type="kto"), (60, 0.3), ALL_STAGES),
     "classifier": Case(_classifier, (60, 0.1), ALL_STAGES),
     "ring GAN": Case(_ring, (300, 0.1)),
     "VAE": _of_digits(Vae, (150, 0.6), "vae/digits.yaml", NO_WARMUP),

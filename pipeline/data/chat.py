@@ -118,7 +118,8 @@ class ChatEncoder:
         """A text between the tokenizer's separators, every token of it taught but those of a prompt before it."""
         bos, eos = separators(self.tokenizer)
         opening, closing = (self.tokenizer.decode([token]) for token in (bos, eos))
-        pieces = [Piece("", opening, bos), Piece(prompt, text, None), Piece("", closing, eos)]
+        opened = Piece(opening, "", bos) if prompt else Piece("", opening, bos)
+        pieces = [opened, Piece(prompt, text, None), Piece("", closing, eos)]
         before = f"{opening}{self.template.mask(prompt)}" if prompt else ""
         whole = f"{before or opening}{self.template.mask(text)}{closing}"
         taught = ((len(before), len(whole)),)

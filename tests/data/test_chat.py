@@ -112,7 +112,7 @@ def test_no_token_straddles_prompt_and_answer(merging):
 def test_a_batch_is_its_conversations(tokenizer):
     encoder = ChatEncoder(tokenizer)
     conversations = [TWO_TURNS, QUESTION, [user("é"), assistant("“ü”")]]
-    ids, lengths, byte_lengths, targets, _ = encoder.encode(
+    ids, lengths, byte_lengths, targets, *_ = encoder.encode(
         [layout for messages in conversations for layout in encoder.lay_out(messages)]
     )
     alone = [encode_conversation(tokenizer, messages) for messages in conversations]

