@@ -17,6 +17,7 @@ from pipeline.data.config import Corpus
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.model import load_model, load_tokenizer
+from pipeline.lm.rewards import Reward
 from pipeline.lm.vocabulary import as_it_came
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
@@ -28,7 +29,8 @@ from pipeline.scores.calls import ToolCalls
 from pipeline.scores.conversations import ConversationLoss
 from pipeline.scores.parsing import ParsedFunctions
 from pipeline.scores.preferences import PreferenceScores
-from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, PRETRAINED, Part, Settings
+from pipeline.scores.rewards import HeldOutReward
+from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, PRETRAINED, REINFORCED, Part, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -78,8 +80,9 @@ def model_directories(inputs: dict[str, Path]) -> dict[str, Path]:
     base = inputs["pretrain"] if "pretrain" in inputs else inputs["base"]
     before = {PRETRAINED: inputs["base"] / "model"} if {"pretrain", "base"} <= inputs.keys() else {}
     tuned = {FINE_TUNED: inputs["finetune"] / "model"} if "finetune" in inputs else {}
-    preferred = {PREFERRED: inputs["prefer"] / "model"} if "prefer" in inputs else {}
-    return before | {BASE: base / "model"} | tuned | preferred
+    later = {PREFERRED: "prefer", REINFORCED: "reinforce"}
+    made = {name: inputs[stage] / "model" for name, stage in later.items() if stage in inputs}
+    return before | {BASE: base / "model"} | tuned | made
 
 
 def parts_of(context: Context, base: Path) -> Iterator[Part]:
@@ -118,6 +121,13 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
         before = (name, model_directories(context.inputs)[name])
         window, counts = config.prefer.sequence_length, (asked.preferences, asked.preference_samples)
         yield PreferenceScores(shard, rows, before, window, *counts, settings)
+    if config.reinforce and asked.rewards:
+        training, rows = config.reinforce, read_lines(held / "prompts.held_out.jsonl")
+        shard = Shard.open(held, "prompts.held_out", digest)
+        before = list(model_directories(context.inputs))[-2]
+        room, most = training.sequence_length - training.max_completion_length, training.max_completion_length
+        judged = (shard, rows, Reward(training.reward), before)
+        yield HeldOutReward(*judged, room, most, training.temperature, asked.rewards, settings)
 
 
 def general_rows(corpus: Corpus, context: Context) -> list[dict[str, Any]]:

@@ -51,7 +51,9 @@ def run(context: Context) -> dict[str, Any]:
         RuntimeError: the exported directory does not equal the live model; nothing is published.
     """
     config, inputs = context.config, context.inputs
-    before = [inputs[name] for name in ("base", "pretrain", "finetune", "prefer") if name in inputs]
+    before = [
+        inputs[name] for name in ("base", "pretrain", "finetune", "prefer", "reinforce") if name in inputs
+    ]
     tuned, base = before[-1], before[-2] if len(before) > 1 else before[-1]
     write_model(tuned / "model", context.out, config.generate)
     adapter = tuned / "adapter"

@@ -99,8 +99,11 @@ def run(context: Context) -> dict[str, Any]:
     return metrics | done
 
 
-def built(context: Context, base: Path, training: Tuning) -> Any:
-    """The weights to start from; with adapters, a peft model whose only trainable weights are theirs."""
+def built(context: Context, base: Path, training: Tuning, attention: str | None = None) -> Any:
+    """The weights to start from; with adapters, a peft model whose only trainable weights are theirs.
+
+    attention: where not what the recipe and the machine choose.
+    """
     from pipeline.lm.attention import chosen_for
     from pipeline.lm.freezing import freeze
     from pipeline.lm.lora import add_adapters
@@ -109,7 +112,7 @@ def built(context: Context, base: Path, training: Tuning) -> Any:
 
     asked, settings = context.config.model.attention, config_of(base)
     check_trainable(settings, asked, training)
-    model = load_model(base, attention=chosen_for(training, asked, settings))
+    model = load_model(base, attention=attention or chosen_for(training, asked, settings))
     if training.lora is None:
         freeze(model, training.freeze)
         return model

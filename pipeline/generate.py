@@ -26,7 +26,7 @@ def check(config: LanguageModelConfig) -> None:
     """
     if config.generate.chat_prompts and not config.talks:
         raise UserError(
-            "generate.chat_prompts need a tuned model, and this recipe has neither finetune nor prefer\n"
+            "generate.chat_prompts need a tuned model, and this recipe tunes none on turns\n"
             "way out: leave chat_prompts out, or add the sections chat and finetune"
         )
 
@@ -42,7 +42,9 @@ def run(context: Context) -> dict[str, Any]:
     settings = context.config.generate
     base = context.inputs["pretrain" if "pretrain" in context.inputs else "base"]
     samples = _samples(context, "base", base, settings.prompts)
-    tuned = next((context.inputs[name] for name in ("prefer", "finetune") if name in context.inputs), None)
+    tuned = next(
+        (context.inputs[name] for name in ("reinforce", "prefer", "finetune") if name in context.inputs), None
+    )
     if tuned:
         samples += _samples(context, "chat", tuned, settings.chat_prompts)
     write_json(context.out / "samples.json", samples)

@@ -57,8 +57,8 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def model_before(inputs: dict[str, Path]) -> Path:
-    """The model that preference tuning begins with: the last one that was trained, or the pretrained one."""
-    made = next(inputs[name] for name in ("finetune", "pretrain", "base") if name in inputs)
+    """The model that a tuning begins with: the last one that was trained, or the pretrained one."""
+    made = next(inputs[name] for name in ("prefer", "finetune", "pretrain", "base") if name in inputs)
     return made / "model"
 
 

@@ -42,8 +42,9 @@ def check(config: LanguageModelConfig) -> None:
         sources.check_corpus(config.corpus)
     if config.chat:
         sources.check_chat(config.chat)
-    if config.preferences:
-        sources.check_preferences(config.preferences)
+    for judged in (config.preferences, config.prompts):
+        if judged:
+            sources.check_judged(judged)
 
 
 def describe(config: LanguageModelConfig) -> str:
@@ -73,7 +74,7 @@ def run(context: Context) -> dict[str, Any]:
     ledgers: list[dict[str, Any]] = []
     notes: dict[str, int] = {}
     tallies = {split: Tally() for split in SPLITS}
-    for kind in kinds(config.corpus, config.chat, config.preferences, tokenizer, skipped):
+    for kind in kinds(config.corpus, config.chat, config.preferences, config.prompts, tokenizer, skipped):
         tokens_in, overlapping = write(kind, context, vocabulary_size, tokenizer_digest(directory), tallies)
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
         require_rows(kind, shards, skipped)
@@ -149,7 +150,8 @@ def write(
 ) -> tuple[dict[str, int], int]:
     """Encode every row of `kind` into the shard of its split.
 
-    Line i of NAME.held_out.jsonl is document i of the shard. What conversations hold is added to `tallies`, by split.
+    Line i of NAME.held_out.jsonl is document i of the shard; of prompts the training rows are kept too. What
+    conversations hold is added to `tallies`, by split.
 
     Returns:
         The tokens encoded for each split; how many training rows are held out as well.
@@ -166,7 +168,12 @@ def write(
             )
             for split in SPLITS
         }
-        lines = stack.enter_context(open(context.out / f"{kind.name}.held_out.jsonl", "w", encoding="utf-8"))
+        lines = {
+            split: stack.enter_context(
+                open(context.out / f"{kind.name}.{split}.jsonl", "w", encoding="utf-8")
+            )
+            for split in kind.recorded
+        }
         for rows in batches(bar(kind.rows(), kind.name, context.terminal), kind.size, kind.batch_characters):
             parts = divide(rows, kind.source)
             apart = [row for row in parts[TRAIN] if digest(row) not in held]
@@ -185,8 +192,8 @@ def write(
                     if encoded.roles is not None:
                         names = [sources.name_of_source(kind.source, row.key) for row in kept]
                         tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
-                    if split == HELD_OUT:
-                        lines.writelines(as_line(kind.record(row)) for row in kept)
+                    if split in lines:
+                        lines[split].writelines(as_line(kind.record(row)) for row in kept)
     return tokens_in, overlapping
 
 
@@ -254,7 +261,9 @@ def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:
     """
     if getattr(config, "chat", None) is None or config.chat is None:
         raise UserError("this recipe has no conversations to look at\nexpected: a section `chat`")
-    config = config.model_copy(update={"corpus": None, "preferences": None, "chat": _fewer(config.chat)})
+    config = config.model_copy(
+        update={"corpus": None, "preferences": None, "prompts": None, "chat": _fewer(config.chat)}
+    )
     check(config)
     with tempfile.TemporaryDirectory() as folder:
         inputs, made = _tokenizer_before(config, Path(folder)), Path(folder) / "out"

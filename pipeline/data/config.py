@@ -1,4 +1,4 @@
-"""The sections that name the data of a language model: documents, conversations, preferences."""
+"""The sections that name the data of a language model: documents, conversations, preferences, prompts."""
 
 from typing import ClassVar, Literal, Protocol
 
@@ -177,6 +177,42 @@ class Preferences(Section):
     def most(self) -> int | None:
         """How many rows are read; None: all."""
         return self.max_preferences
+
+    @property
+    def called(self) -> str:
+        """Its path where that says what it is, else the kind of source."""
+        return self.path if self.source == "auto" and self.path else self.source
+
+
+class Prompts(Section):
+    """Where prompts come from whose answers a reward function judges."""
+
+    section: ClassVar[str] = "prompts"
+    only_named: ClassVar[bool] = False
+    source: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_functions"] = what(
+        "auto", "kind of source, as in chat; stdlib_functions: the headers of Python's own functions"
+    )
+    path: str | None = what(None, "as in chat")
+    split: str = what("train", "datasets only: the split to read")
+    prompt_column: str = what(
+        "prompt", "of tables: a text or a list of messages; the reward is given the others"
+    )
+    plain: bool = what(
+        False, "the prompt's text begins a document, which is gone on with; false: a user's turn"
+    )
+    held_out: float = what(0.1, "share of keys held out", gt=0, lt=1)
+    held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
+    max_prompts: int | None = what(None, "stop after this many; none: all", ge=1)
+    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        return {"prompt_column": self.prompt_column}
+
+    @property
+    def most(self) -> int | None:
+        """How many rows are read; None: all."""
+        return self.max_prompts
 
     @property
     def called(self) -> str:

@@ -51,3 +51,16 @@ class Preference:
 
 def _given(message: Message) -> Message:
     return {**message, "train": False} if message["role"] == "assistant" else message
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be answered or, where it is a text, gone on with; the key is as a document's.
+
+    columns: what the row holds beside it, for the reward function.
+    """
+
+    key: str
+    messages: tuple[Message, ...]
+    text: str
+    columns: dict[str, Any]

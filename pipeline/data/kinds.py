@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder, Encoded, Layout, separators
-from pipeline.data.config import Chat, Corpus, Preferences
-from pipeline.data.conversation import Conversation, Document, Preference
+from pipeline.data.config import Chat, Corpus, Preferences, Prompts
+from pipeline.data.conversation import Conversation, Document, Preference, Prompt
 from pipeline.data.sources import SkippedRow
 from pipeline.run.errors import UserError
 from tokenizer.encode import encode
@@ -24,13 +25,15 @@ Skipped = list[SkippedRow]
 class Kind(Protocol[Row]):
     """What documents, conversations and judged answers do differently.
 
-    name: of their shards; section: the recipe's name of `source`; batch_characters: encoded at a time.
+    name: of their shards; section: the recipe's name of `source`; batch_characters: encoded at a time; recorded: the
+    splits whose rows are kept as JSON lines beside their tokens.
     """
 
     name: str
     section: str
-    source: Corpus | Chat | Preferences
+    source: Corpus | Chat | Preferences | Prompts
     batch_characters: int
+    recorded: tuple[str, ...]
 
     def rows(self) -> Iterator[Row]: ...
 
@@ -51,6 +54,7 @@ def kinds(
     corpus: Corpus | None,
     chat: Chat | None,
     preferences: Preferences | None,
+    prompts: Prompts | None,
     tokenizer: "PreTrainedTokenizerFast",
     skipped: Skipped,
 ) -> Iterator[Kind]:
@@ -61,6 +65,8 @@ def kinds(
         yield Conversations(chat, tokenizer, skipped)
     if preferences:
         yield Judgements(preferences, tokenizer, skipped)
+    if prompts:
+        yield Asked(prompts, tokenizer, skipped)
 
 
 class Documents:
@@ -71,6 +77,7 @@ class Documents:
     """
 
     name, section = "documents", "corpus"
+    recorded = ("held_out",)
     batch_characters = 32_000_000  # long batches suit the fast encoder
 
     def __init__(self, corpus: Corpus, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
@@ -109,6 +116,7 @@ class Conversations:
     """
 
     name, section = "conversations", "chat"
+    recorded = ("held_out",)
     batch_characters = 4_000_000  # many small Python objects a character
 
     def __init__(self, chat: Chat, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
@@ -183,6 +191,7 @@ class Judgements:
     """
 
     name, section = "preferences", "preferences"
+    recorded = ("held_out",)
     batch_characters = 4_000_000
 
     def __init__(self, source: Preferences, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
@@ -241,6 +250,55 @@ class Judgements:
 
     def _refuse(self, unit: list, reason: str) -> None:
         skip_or_raise(self.source.on_bad_row, self.section, unit[0][0].row.key, reason, self.skipped)
+
+
+class Asked:
+    """Each prompt as generation is prompted with it.
+
+    Raises:
+        UserError: prompts are turns, and the tokenizer has no chat template.
+    """
+
+    name, section = "prompts", "prompts"
+    recorded = ("train", "held_out")
+    batch_characters = 4_000_000
+
+    def __init__(self, source: Prompts, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
+        self.source, self.tokenizer, self.skipped = source, tokenizer, skipped
+
+    def rows(self) -> Iterator[Prompt]:
+        return iter(sources.prompts(self.source, self.skipped))
+
+    def size(self, row: Prompt) -> int:
+        return len(row.text) + sum(len(message["content"]) for message in row.messages)
+
+    def encode(self, rows: list[Prompt]) -> Iterator[tuple[list[Prompt], Encoded]]:
+        return encode_or_refuse(rows, self._encode, self._refuse)
+
+    def record(self, row: Prompt) -> dict[str, Any]:
+        return {"key": row.key, "messages": row.messages, "text": row.text, "columns": row.columns}
+
+    def notes(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def _encoder(self) -> ChatEncoder:
+        return ChatEncoder(self.tokenizer)
+
+    def _ids(self, row: Prompt) -> np.ndarray:
+        if row.messages:
+            return np.array(self._encoder.prompt_ids(list(row.messages)), np.uint32)
+        ids, _ = encode(self.tokenizer.backend_tokenizer, [row.text])
+        return np.concatenate([[separators(self.tokenizer)[0]], ids]).astype(np.uint32)
+
+    def _encode(self, rows: list[Prompt]) -> Encoded:
+        ids = [self._ids(row) for row in rows]
+        lengths = np.array([len(each) for each in ids])
+        sizes = np.array([self.size(row) for row in rows])
+        return Encoded(np.concatenate(ids), lengths, sizes, targets=None)
+
+    def _refuse(self, row: Prompt, reason: str) -> None:
+        skip_or_raise(self.source.on_bad_row, self.section, row.key, reason, self.skipped)
 
 
 def _unit(row: Preference, before: Preference | None) -> tuple[Answer, Answer]:

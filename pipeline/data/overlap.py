@@ -3,15 +3,15 @@
 import hashlib
 from collections.abc import Iterable
 
-from pipeline.data.conversation import Conversation, Document, Message, Preference
+from pipeline.data.conversation import Conversation, Document, Message, Preference, Prompt
 
 
-def digest(row: Document | Conversation | Preference) -> bytes:
+def digest(row: Document | Conversation | Preference | Prompt) -> bytes:
     """16 bytes of the row's words, equal for rows that differ in white space alone."""
     return hashlib.blake2b(" ".join(" ".join(_texts(row)).split()).encode(), digest_size=16).digest()
 
 
-def _texts(row: Document | Conversation | Preference) -> Iterable[str]:
+def _texts(row: Document | Conversation | Preference | Prompt) -> Iterable[str]:
     if isinstance(row, Preference):
         for messages in (row.prompt, *row.answers):
             yield from _words(messages)
@@ -20,6 +20,8 @@ def _texts(row: Document | Conversation | Preference) -> Iterable[str]:
         yield row.text
         return
     yield from _words(row.messages)
+    if isinstance(row, Prompt):
+        yield str(row.columns)
 
 
 def _words(messages: Iterable[Message]) -> Iterable[str]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.data import dictd, stdlib
-from pipeline.data.config import ChatSource, Corpus, Preferences, Tables
+from pipeline.data.config import ChatSource, Corpus, Preferences, Prompts, Tables
 from pipeline.run.errors import UserError, nearest
 
-Source = Corpus | ChatSource | Preferences
+Source = Corpus | ChatSource | Preferences | Prompts
 
 ENDINGS = {
     "jsonl": (".jsonl", ".ndjson"),

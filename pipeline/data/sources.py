@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import rows, stdlib, stdlib_calls, tables
-from pipeline.data.config import Chat, ChatSource, Corpus, Preferences, Tables
-from pipeline.data.conversation import Conversation, Document, Preference
+from pipeline.data.asked import after_headers, asked
+from pipeline.data.config import Chat, ChatSource, Corpus, Preferences, Prompts, Tables
+from pipeline.data.conversation import Conversation, Document, Preference, Prompt
 from pipeline.data.formats import Formats
 from pipeline.data.judged import Judged, against_neighbours, against_others
 from pipeline.data.rows import BadRow, Row, Source, brief, name_of, require_unicode
@@ -20,7 +21,7 @@ from pipeline.run.files import digest_of
 
 FIRST_ROWS = 8  # looked at before anything runs
 
-Section = Corpus | Chat | Preferences
+Section = Corpus | Chat | Preferences | Prompts
 SkippedRow = dict[str, Any]  # {"key", "file", "line", "reason"} of a row left out under on_bad_row: skip
 
 
@@ -53,6 +54,11 @@ def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversatio
 
 def preferences(source: Preferences, skipped: list[SkippedRow]) -> Iterator[Preference]:
     """The judged answers of a preferences section, ordered as documents are; WordNet's by word. Raises as documents."""
+    return _items(source, source.most, skipped)
+
+
+def prompts(source: Prompts, skipped: list[SkippedRow]) -> Iterator[Prompt]:
+    """The prompts of a section, ordered as documents are. Raises as documents."""
     return _items(source, source.most, skipped)
 
 
@@ -135,8 +141,8 @@ def check_chat(chat: Chat) -> None:
         _check(part)
 
 
-def check_preferences(source: Preferences) -> None:
-    """As check_corpus, for judged answers."""
+def check_judged(source: Preferences | Prompts) -> None:
+    """As check_corpus, for judged answers and prompts."""
     _check(source)
 
 
@@ -375,6 +381,10 @@ def _pairs_of_docstrings(source: Preferences, row: Row) -> list[Preference]:
         raise BadRow(f"not Python: {error.msg}\nexpected: a module that parses", error.lineno) from None
 
 
+def _function_headers(source: Prompts, row: Row) -> list[Prompt]:
+    return after_headers(row.key, _decoded(row))
+
+
 def _wordnet_pairs(source: Preferences) -> Iterator[Row]:
     """One row a word and sense; words in an order drawn by a hash, so that the first ones are a fair sample."""
     path = rows.path_of(source)
@@ -395,6 +405,10 @@ def _ready(source: Preferences, row: Row) -> list[Preference]:
 
 def _reader_and_parser(source: Source) -> tuple[Reader, Parser]:
     """How a section is read; the parser may remember what earlier rows were like."""
+    if isinstance(source, Prompts):
+        if source.source == "stdlib_functions":
+            return rows.file_rows, _function_headers
+        return tables.table_rows, _table_row(asked)
     if isinstance(source, Preferences):
         made = {
             "stdlib_docstrings": (rows.file_rows, _pairs_of_docstrings),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.chat import ChatEncoder, Messages
 
-IN_A_RUN = ("export", "prefer/model", "finetune/model", "pretrain/model", "base/model")
+IN_A_RUN = ("export", "reinforce/model", "prefer/model", "finetune/model", "pretrain/model", "base/model")
 HELP = "/reset forgets the conversation, /quit (or Ctrl-D) ends it"
 
 

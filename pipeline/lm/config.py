@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 from typing_extensions import Self
 
-from pipeline.data.config import Chat, Corpus, Preferences
+from pipeline.data.config import Chat, Corpus, Preferences, Prompts
 from pipeline.run.config import Run, Section, Training, how, what
 from pipeline.run.plan import check_optimizer
 
@@ -260,6 +260,46 @@ class Prefer(Tuning):
         return self.loss_type in REFERENCED
 
 
+class Reinforce(Tuning):
+    """Learning from checkable rewards; pipeline/lm/reinforcement.py has the equations. Samples are prompts."""
+
+    reward: str = what(
+        ..., "FILE.py:FUNCTION, of which FUNCTION(completion, **row) returns what an answer is worth"
+    )
+    num_generations: int = what(
+        8, "answers sampled to each prompt, whose mean reward each is compared with", ge=2
+    )
+    max_completion_length: int = what(128, "tokens of an answer at most", ge=1)
+    temperature: float = what(1.0, "softmax temperature of the answers", gt=0)
+    loss_type: Literal["grpo", "dr_grpo"] = what(
+        "grpo",
+        "an answer's tokens over their number, or over max_completion_length (no favour to long answers)",
+    )
+    scale_rewards: Literal["group", "none"] = what(
+        "group", "rewards over their group's standard deviation, or as they are"
+    )
+    epsilon: float = what(0.2, "the ratio of probabilities is clipped below 1 - epsilon", gt=0, lt=1)
+    epsilon_high: float | None = what(
+        None, "and above 1 + this; none: epsilon (larger: DAPO's clip-higher)", gt=0
+    )
+    beta: float = what(
+        0.0, "weight of the divergence from the model before; 0: none, and no second model", ge=0
+    )
+    mask_truncated_completions: bool = what(False, "answers that did not end themselves teach nothing")
+    packing: Literal[False] = what(False, "answers are sampled: one a row")
+
+    @model_validator(mode="after")
+    def _room(self) -> "Reinforce":
+        if self.max_completion_length >= self.sequence_length:
+            raise ValueError(
+                f"max_completion_length {self.max_completion_length} leaves no room for a prompt within "
+                f"sequence_length {self.sequence_length}"
+            )
+        if self.sequence_parallel_size > 1:
+            raise ValueError("sequence_parallel_size: answers are sampled whole on each process")
+        return self
+
+
 class Evaluate(Section):
     """What is measured on what was held out."""
 
@@ -278,6 +318,9 @@ class Evaluate(Section):
         16,
         "held-out prompts answered by sampling before and after, for lengths and divergence; 0: none",
         ge=0,
+    )
+    rewards: int = what(
+        200, "held-out prompts answered before and after learning from rewards; 0: none", ge=0
     )
     tool_calls: int = what(
         100,
@@ -315,7 +358,7 @@ class LanguageModelConfig(Section):
     """A language-model recipe.
 
     `corpus` with `pretrain` trains from scratch, `chat` with `finetune` teaches a task, `preferences` with `prefer`
-    what is wanted.
+    what is wanted, `prompts` with `reinforce` what a function rewards.
     """
 
     recipe: Literal["llm"] = what(..., "the family this recipe belongs to")
@@ -328,6 +371,10 @@ class LanguageModelConfig(Section):
     finetune: Finetune | None = what(None, "fine-tuning; none: not done")
     preferences: Preferences | None = what(None, "judged answers; none: no preference tuning")
     prefer: Prefer | None = what(None, "preference tuning; none: not done")
+    prompts: Prompts | None = what(
+        None, "prompts whose answers are rewarded; none: nothing is learnt from rewards"
+    )
+    reinforce: Reinforce | None = what(None, "learning from rewards; none: not done")
     evaluate: Evaluate = what(Evaluate(), "held-out scores")
     generate: Generate = what(Generate(), "samples")
     export: Export | None = what(None, "the published directory; none: not exported")
@@ -342,21 +389,30 @@ class LanguageModelConfig(Section):
             raise ValueError("finetune needs a chat section")
         if self.prefer and not self.preferences:
             raise ValueError("prefer needs a preferences section")
+        if self.reinforce and not self.prompts:
+            raise ValueError("reinforce needs a prompts section")
         if self.model.architecture and not (self.tokenizer and self.pretrain):
             raise ValueError("a model from scratch needs the sections tokenizer and pretrain")
         if self.model.pretrained and self.tokenizer:
             raise ValueError("a pretrained model brings its own tokenizer: leave out the tokenizer section")
         if not self.trainings:
-            raise ValueError("nothing is trained: give pretrain, finetune or prefer")
+            raise ValueError("nothing is trained: give pretrain, finetune, prefer or reinforce")
         return self
 
     @property
-    def trainings(self) -> dict[str, "Pretrain | Finetune | Prefer"]:
+    def trainings(self) -> dict[str, "Pretrain | Tuning"]:
         """The stages that train, in order."""
-        found = {"pretrain": self.pretrain, "finetune": self.finetune, "prefer": self.prefer}
+        found = {name: getattr(self, name) for name in ("pretrain", "finetune", "prefer", "reinforce")}
         return {name: section for name, section in found.items() if section}
 
     @property
     def talks(self) -> bool:
-        """Whether the model was tuned on conversations or answers."""
-        return bool(self.finetune or self.prefer)
+        """Whether the model was tuned on conversations or answers to them."""
+        return bool(
+            self.finetune or self.prefer or (self.reinforce and self.prompts and not self.plain_prompts)
+        )
+
+    @property
+    def plain_prompts(self) -> bool:
+        """Whether prompts are texts to go on with."""
+        return bool(self.prompts and (self.prompts.plain or self.prompts.source == "stdlib_functions"))

@@ -28,9 +28,10 @@ def choose(logits_V: Tensor, temperature: float | None, top_p: float, generator:
     if temperature is None:
         return int(logits_V.argmax())
     probabilities_V = (logits_V.double() / temperature).softmax(-1)
-    descending_V, order_V = probabilities_V.sort(descending=True, stable=True)
-    before_V = descending_V.cumsum(-1) - descending_V
-    probabilities_V[order_V[before_V >= top_p]] = 0
+    if top_p < 1:
+        descending_V, order_V = probabilities_V.sort(descending=True, stable=True)
+        before_V = descending_V.cumsum(-1) - descending_V
+        probabilities_V[order_V[before_V >= top_p]] = 0
     clocks_V = torch.empty_like(probabilities_V).exponential_(generator=generator)
     return int((probabilities_V / clocks_V).argmax())
 

@@ -53,7 +53,7 @@ class Card:
     @property
     def last(self) -> Tuning | None:
         """The last tuning."""
-        return self.config.prefer or self.config.finetune
+        return self.config.reinforce or self.config.prefer or self.config.finetune
 
 
 def lineage(directories: Iterable[Path]) -> list[Artifact]:
@@ -140,6 +140,11 @@ def summary(card: Card) -> str:
         steps.append(
             f"preference-tuned for {config.prefer.length} on `{config.preferences.called}`{said} ({how})"
         )
+    if config.reinforce:
+        file, _, function = config.reinforce.reward.rpartition(":")
+        how = f"{config.reinforce.loss_type}, {_weights_of(config.reinforce)}"
+        said = f"rewarded for {config.reinforce.length} by `{function}` of `{Path(file).name}` for answers to"
+        steps.append(f"{said} `{config.prompts.called}` ({how})")
     return f"{origin}, {', then '.join(steps)}. Weights are fp32 safetensors."
 
 
@@ -182,7 +187,8 @@ def usage(card: Card) -> str:
 
 def adapter_usage(card: Card) -> str:
     config = card.config
-    trained = "finetune" if config.finetune and config.prefer else "pretrain" if config.pretrain else None
+    *earlier, _ = config.trainings
+    trained = earlier[-1] if earlier else None
     base = None if trained or config.model.adds_tokens else hub_name(config)
     stage = trained or "base"
     weights = next(
@@ -251,12 +257,14 @@ def data(card: Card) -> str:
 def settings(config: LanguageModelConfig) -> str:
     """What was asked for, section by section, without the paths of the machine that made it."""
     given = ("corpus", "tokenizer", "model", "pretrain", "chat", "finetune", "preferences", "prefer")
+    given = (*given, "prompts", "reinforce")
     sections = (*given, "evaluate", "generate")
     tree = {name: identity(section) for name in sections if (section := dict(config)[name]) is not None}
     for section, key in (
         ("corpus", "path"),
         ("chat", "path"),
         ("preferences", "path"),
+        ("prompts", "path"),
         ("model", "pretrained"),
     ):
         if tree.get(section, {}).get(key):

@@ -11,7 +11,7 @@ from pipeline.run.results import Score
 from pipeline.scores.choices import CHOICES, NEIGHBOURS, build_questions
 from pipeline.scores.harness import METRICS, ask
 from pipeline.scores.intervals import normal_interval
-from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, REINFORCED, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -28,7 +28,7 @@ class MultipleChoice:
         count: questions at most.
     """
 
-    name, models = "multiple_choice", (BASE, FINE_TUNED, PREFERRED)
+    name, models = "multiple_choice", (BASE, FINE_TUNED, PREFERRED, REINFORCED)
 
     def __init__(
         self, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, count: int, settings: Settings

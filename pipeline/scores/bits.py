@@ -15,7 +15,7 @@ from pipeline.run.results import Score
 from pipeline.scores.compression import xz_bits_per_byte
 from pipeline.scores.intervals import bootstrap_interval
 from pipeline.scores.likelihood import document_windows, nll_sums, sums_by_document, target_counts
-from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, PRETRAINED, XZ, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, PRETRAINED, REINFORCED, XZ, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -74,7 +74,7 @@ class DocumentBits:
         count: documents scored; None: all.
     """
 
-    name, models = "documents", (BASE, FINE_TUNED, PREFERRED)
+    name, models = "documents", (BASE, FINE_TUNED, PREFERRED, REINFORCED)
 
     def __init__(
         self, shard: Shard, rows: list[dict[str, Any]], count: int | None, settings: Settings
@@ -122,7 +122,7 @@ class TextBits:
         rows: {key, text}; count: of them scored, drawn by the seed; None: all.
     """
 
-    models = (PRETRAINED, BASE, FINE_TUNED, PREFERRED)
+    models = (PRETRAINED, BASE, FINE_TUNED, PREFERRED, REINFORCED)
 
     def __init__(
         self, name: str, label: str, rows: list[dict[str, Any]], count: int | None, settings: Settings

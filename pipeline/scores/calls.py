@@ -12,7 +12,7 @@ from pipeline.lm.decoding import sample_batch
 from pipeline.run.results import Score
 from pipeline.run.terminal import bar
 from pipeline.scores.intervals import wilson_interval
-from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, REINFORCED, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -110,7 +110,7 @@ class ToolCalls:
         count: conversations at most.
     """
 
-    name, models = "tool_calls", (BASE, FINE_TUNED, PREFERRED)
+    name, models = "tool_calls", (BASE, FINE_TUNED, PREFERRED, REINFORCED)
 
     def __init__(
         self, rows: list[dict[str, Any]], encoder: ChatEncoder, count: int, settings: Settings

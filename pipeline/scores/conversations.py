@@ -13,7 +13,7 @@ from pipeline.run.results import Score
 from pipeline.scores.bits import bits_scores, sample_of
 from pipeline.scores.intervals import bootstrap_interval
 from pipeline.scores.likelihood import nll_sums, target_counts
-from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, Settings
+from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, REINFORCED, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -31,7 +31,7 @@ class ConversationLoss:
         with_bits: also the bits per byte of the answers, of conversations that fit in the window.
     """
 
-    name, models = "conversations", (BASE, FINE_TUNED, PREFERRED)
+    name, models = "conversations", (BASE, FINE_TUNED, PREFERRED, REINFORCED)
 
     def __init__(
         self,

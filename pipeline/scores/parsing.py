@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.functions import Function, accepted, choose
 from pipeline.lm.decoding import sample_batch
 from pipeline.lm.prompts import document_prompt
 from pipeline.run.results import Score
 from pipeline.run.terminal import bar
-from pipeline.scores.functions import Function, accepted, choose
 from pipeline.scores.intervals import wilson_interval
 from pipeline.scores.score import BASE, REFERENCE, Settings
 

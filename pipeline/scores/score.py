@@ -11,7 +11,8 @@ from pipeline.train.recipe import derived_seed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-BASE, FINE_TUNED, PREFERRED, XZ, REFERENCE = "base", "fine-tuned", "preferred", "xz -9e", "reference"
+BASE, FINE_TUNED, PREFERRED, REINFORCED = "base", "fine-tuned", "preferred", "reinforced"
+XZ, REFERENCE = "xz -9e", "reference"
 PRETRAINED = "pretrained"  # as it came, before this run trained it further
 
 
@@ -42,7 +43,7 @@ class Settings:
 class Part(Protocol):
     """One kind of measurement: made of each model in turn, then put beside each other.
 
-    models: which of PRETRAINED, BASE, FINE_TUNED and PREFERRED it is made of; units: documents, conversations or
+    models: which of the names above it is made of; units: documents, conversations or
     questions that it is made on, 0 where there is nothing to measure; missing: why they are fewer than asked for, or
     "".
     """

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.config import Chat, Corpus, Preferences
+from pipeline.data.config import Chat, Corpus, Preferences, Prompts
 from pipeline.lm import machine
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.config import Section, identity
@@ -13,6 +13,7 @@ from pipeline.run.stage import Stage
 CONFIG = LanguageModelConfig
 fitted = machine.fitted
 HEADLINE = (
+    "reward",
     "preference accuracy",
     "chosen answer loss",
     "verdict AUC",
@@ -32,7 +33,7 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
     tuned = "finetune" if config.finetune else base
     corpus, texts = (
         partial(_tokenizer, config),
-        partial(_texts, config.corpus, config.chat, config.preferences),
+        partial(_texts, config.corpus, config.chat, config.preferences, config.prompts),
     )
     weights = partial(_weights, config)
     found = [
@@ -42,7 +43,7 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
         Stage(
             "tokenize",
             "pipeline.tokenize",
-            _of(config, "corpus", "chat", "preferences"),
+            _of(config, "corpus", "chat", "preferences", "prompts"),
             (origin,),
             reads=texts,
         ),
@@ -64,8 +65,13 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
             found.append(Stage("reference", "pipeline.reference", scored_in, (tuned, "tokenize")))
         inputs = (tuned, *reference, "tokenize")
         found.append(Stage("prefer", "pipeline.prefer", _of(config, "prefer"), inputs, True))
-    preferred = ("prefer",) if config.prefer else ()
-    models = tuple(dict.fromkeys((base, tuned, *preferred)))
+    last = "prefer" if config.prefer else tuned
+    if config.reinforce:
+        inputs, reward = (last, "tokenize"), partial(_reward, config)
+        made = _of(config, "reinforce")
+        found.append(Stage("reinforce", "pipeline.reinforce", made, inputs, True, reads=reward))
+    more = tuple(name for name in ("prefer", "reinforce") if name in config.trainings)
+    models = tuple(dict.fromkeys((base, tuned, *more)))
     before = ("base",) if config.pretrain and not scratch else ()
     general = partial(_texts, config.evaluate.general)
     scored = (*before, *models, "tokenize")
@@ -85,7 +91,7 @@ def _of(config: LanguageModelConfig, *names: str) -> dict[str, Any]:
     return {name: identity(section) for name, section in sections.items() if section is not None}
 
 
-def _texts(*sources: Corpus | Chat | Preferences | None) -> dict[str, Path]:
+def _texts(*sources: Corpus | Chat | Preferences | Prompts | None) -> dict[str, Path]:
     """The files that the sections of data name, by section and name."""
     from pipeline.data.sources import outside_files
 
@@ -109,6 +115,14 @@ def _base(config: LanguageModelConfig) -> dict[str, Any]:
     """What decides the pretrained model as training finds it: the corpus too, where it is asked for new tokens."""
     counted = isinstance(config.model.add_tokens, int)
     return _of(config, "model", "corpus") if counted else _of(config, "model")
+
+
+def _reward(config: LanguageModelConfig) -> dict[str, Path]:
+    """The file of the reward function."""
+    from pipeline.lm.rewards import file_of
+
+    file = file_of(config.reinforce.reward)
+    return {f"reward: {file.name}": file}
 
 
 def _weights(config: LanguageModelConfig) -> dict[str, Path]:

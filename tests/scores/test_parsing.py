@@ -4,8 +4,8 @@ import io
 
 import pytest
 
+from pipeline.data.functions import Function
 from pipeline.scores import parsing
-from pipeline.scores.functions import Function
 from pipeline.scores.parsing import ParsedFunctions, prompt_of, real_body
 from pipeline.scores.score import Settings
 from tests.stages.tiny_model import make_model, make_tokenizer

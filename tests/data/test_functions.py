@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.scores.functions import accepted, choose, functions_of
+from pipeline.data.functions import accepted, choose, functions_of
 
 HEADER = "def f(x):\n"
 METHOD = "    def f(self):\n"

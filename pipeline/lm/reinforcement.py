@@ -1,0 +1,258 @@
+"""The recipe of learning from checkable rewards: groups of answers sampled from the weights, judged by a function.
+
+Shapes: N answers (of all groups of a micro-batch), T positions, G answers a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from pipeline.data.order import permutation, position
+from pipeline.data.packing import IGNORED
+from pipeline.data.shards import Shard
+from pipeline.lm.config import Reinforce
+from pipeline.lm.decoding import sample_batch
+from pipeline.lm.recipe import LanguageModel, TokenLoss, token_losses
+from pipeline.train.recipe import Batch, Clock, Loss, Sum, derived_seed
+
+
+class TokenLogps(TokenLoss):
+    """A causal language model that returns the log-probability of each label, fp32 [N, T], 0 where it is IGNORED."""
+
+    def forward(self, input_ids_NT: Tensor, labels_NT: Tensor) -> Tensor:
+        logits_NTV = self.model(input_ids=input_ids_NT, use_cache=False, return_dict=True).logits
+        return -token_losses(logits_NTV, labels_NT)
+
+
+class PromptRows:
+    """Prompts in a new order each epoch, one a sample.
+
+    Args:
+        shard: the prompts as ids; rows: their JSON lines, for the reward.
+        longest: tokens of a prompt at most; the others are left out.
+        seed: order; None: the shard's, the same in every epoch.
+    """
+
+    def __init__(self, shard: Shard, rows: list[dict[str, Any]], longest: int, seed: int | None) -> None:
+        self.shard, self.rows, self.seed = shard, rows, seed
+        self.kept = np.flatnonzero(shard.lengths <= longest)
+        self.length = len(self.kept)
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def item(self, index: int) -> dict[str, Any]:
+        """The prompt of global sample `index`: its ids, its row in the shard, and the index itself."""
+        epoch, offset = position(index, self.length)
+        if epoch != self._epoch:
+            fixed = self.seed is None
+            order = np.arange(self.length) if fixed else permutation(self.seed, epoch, self.length, "prompts")
+            self._epoch, self._order = epoch, order
+        row = int(self.kept[self._order[offset]])
+        return {"ids": self.shard.document(row).astype(np.int64), "row": row, "index": index}
+
+
+class Rollouts(NamedTuple):
+    """N answers: input_ids and labels (the answers' tokens, else IGNORED), int64 [N, T]; rewards fp32 [N];
+    stopped [N], whether an answer ended itself; lengths int64 [N], of the answers."""
+
+    input_ids: Tensor
+    labels: Tensor
+    rewards: Tensor
+    stopped: Tensor
+    lengths: Tensor
+
+
+@dataclass
+class RewardedModel(LanguageModel):
+    """Group-relative policy optimisation (GRPO, arXiv:2402.03300) of one net; `training` is a Reinforce section.
+
+    The answers of a step come from the weights at its beginning: answer g of sample i is a function of (seed, i, g)
+    and of those weights, so that a resumed run samples what the uninterrupted one did.
+
+    tokenizer: writes the answers' texts. reward: what an answer is worth, given its row. reference: makes the net that
+    the KL term compares with; None: no such term.
+    """
+
+    tokenizer: PreTrainedTokenizerFast | None = None
+    reward: Callable[[str, dict[str, Any]], float] | None = None
+    reference: Callable[[], PreTrainedModel] | None = None
+
+    zero_stages = (1, 2)  # sampling under ZeRO-3 would gather every weight for every token
+
+    @property
+    def settings(self) -> Reinforce:
+        assert isinstance(self.training, Reinforce), "the section says how answers are sampled and weighed"
+        return self.training
+
+    def nets(self) -> dict[str, nn.Module]:
+        found = super().nets()
+        return found | ({"reference": TokenLogps(self.reference(), False)} if self.reference else {})
+
+    def wrapped(self, net: PreTrainedModel) -> TokenLoss:
+        return TokenLogps(net, self.packed)
+
+    def collate(self, items: list[dict[str, Any]]) -> Batch:
+        """Prompts filled up to the longest with -1: int64 [B, P]; their rows and global indices, int64 [B]."""
+        longest = max(len(item["ids"]) for item in items)
+        filled = [np.pad(item["ids"], (0, longest - len(item["ids"])), constant_values=-1) for item in items]
+        numbers = {name: torch.tensor([item[name] for item in items]) for name in ("row", "index")}
+        return {"prompts": torch.from_numpy(np.stack(filled)), **numbers}
+
+    def count(self, turn: str, batch: Batch) -> float:
+        """Answers."""
+        return float(len(batch["prompts"]) * self.settings.num_generations)
+
+    def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
+        net, settings = nets["model"], self.settings
+        rolled = self.rollouts(net, batch, settings.num_generations, self.train.rows)
+        logps_NT = net(rolled.input_ids, rolled.labels)
+        answered_NT = (rolled.labels != IGNORED).float()
+        if settings.mask_truncated_completions:
+            answered_NT = answered_NT * rolled.stopped[:, None].float()
+        advantages_N = advantages(rolled.rewards, settings.num_generations, settings.scale_rewards)
+        reference_NT = None
+        if self.reference:
+            with torch.no_grad():
+                reference_NT = nets["reference"](rolled.input_ids, rolled.labels)
+        # The weights are those that sampled: the ratio is 1, and its gradient that of the log-probability.
+        terms = policy_terms(settings, logps_NT, logps_NT.detach(), advantages_N, answered_NT, reference_NT)
+        spread_N = (
+            rolled.rewards.view(-1, settings.num_generations)
+            .std(1)
+            .repeat_interleave(settings.num_generations)
+        )
+        parts = {
+            "reward": rolled.rewards,
+            "no_signal": (spread_N == 0).float(),
+            "answer_length": rolled.lengths.float(),
+            "stopped": rolled.stopped.float(),
+            "kl": terms.kl_N,
+        }
+        return Loss(terms.losses_N.sum(), {name: part.detach().sum() for name, part in parts.items()})
+
+    @torch.no_grad()
+    def rollouts(
+        self, net: nn.Module, batch: Batch, generations: int, rows: list[dict[str, Any]]
+    ) -> Rollouts:
+        """`generations` answers to each prompt of the batch."""
+        settings, module = self.settings, bare(net)
+        prompts = [row[row >= 0].tolist() for row in batch["prompts"].cpu()]
+        places, indices = batch["row"].tolist(), batch["index"].tolist()
+        many = [(i, g) for i in range(len(prompts)) for g in range(generations)]
+        seeds = [derived_seed(settings.seed, "answers", indices[i], g) for i, g in many]
+        learning = module.training
+        module.eval()
+        # In the weights' own precision: autocast would keep casts that a gradient cannot pass through.
+        with torch.autocast(batch["prompts"].device.type, enabled=False):
+            answers = sample_batch(
+                module.model,
+                self.tokenizer,
+                [prompts[i] for i, _ in many],
+                settings.max_completion_length,
+                settings.temperature,
+                1.0,
+                seeds,
+            )
+        module.train(learning)
+        stops = self._stops(module.model)
+        texts = [self._text(answer) for answer in answers]
+        rewards = [self.reward(text, rows[places[i]]) for (i, _), text in zip(many, texts, strict=True)]
+        ids_NT, labels_NT = _padded([prompts[i] for i, _ in many], answers)
+        device = batch["prompts"].device
+        return Rollouts(
+            ids_NT.to(device),
+            labels_NT.to(device),
+            torch.tensor(rewards, dtype=torch.float32, device=device),
+            torch.tensor([answer[-1] in stops for answer in answers], device=device),
+            torch.tensor([len(answer) for answer in answers], device=device),
+        )
+
+    def _stops(self, model: PreTrainedModel) -> frozenset[int]:
+        from pipeline.lm.prompts import stop_ids
+
+        return stop_ids(model, self.tokenizer)
+
+    def _text(self, answer: list[int]) -> str:
+        if self.tokenizer is None:
+            return " ".join(map(str, answer))
+        return self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
+        """The reward of one answer to each prompt, sampled by the prompt's own seed."""
+        rolled = self.rollouts(nets["model"], batch, 1, self.held.rows)
+        count = len(rolled.rewards)
+        figures = {"reward": rolled.rewards, "answer_length": rolled.lengths, "stopped": rolled.stopped}
+        return {name: Sum(float(value.float().sum()), count) for name, value in figures.items()}
+
+
+def bare(net: nn.Module) -> TokenLoss:
+    """The module inside a launcher's wrapper."""
+    return net if isinstance(net, TokenLoss) else net.module
+
+
+def advantages(rewards_N: Tensor, generations: int, scale: str) -> Tensor:
+    """Rewards less their group's mean; `group`: over its standard deviation (of G - 1) too, as GRPO has it; `none`: as
+    they are (Dr. GRPO, arXiv:2503.20783)."""
+    groups = rewards_N.view(-1, generations)
+    centred = groups - groups.mean(1, keepdim=True)
+    if scale == "group":
+        centred = centred / (groups.std(1, keepdim=True) + 1e-4)
+    return centred.flatten()
+
+
+class PolicyTerms(NamedTuple):
+    """Of each answer: what it adds to the loss, and its divergence from the reference in nats, both [N]."""
+
+    losses_N: Tensor
+    kl_N: Tensor
+
+
+def policy_terms(
+    settings: Reinforce,
+    logps_NT: Tensor,
+    sampled_NT: Tensor,
+    advantages_N: Tensor,
+    answered_NT: Tensor,
+    reference_NT: Tensor | None,
+) -> PolicyTerms:
+    """PPO's clipped ratio of the weights now and those that sampled, times the advantage; beta times the KL.
+
+    The KL of a token is estimated by r - log r - 1 with r = p_reference / p (Schulman 2020, "Approximating KL
+    divergence"). `grpo` divides an answer's tokens by their number, `dr_grpo` by max_completion_length, which is the
+    same for all, so that long answers are not favoured.
+
+    Args:
+        logps_NT: of each label, with gradient; sampled_NT: under the weights that sampled it; reference_NT: under the
+            reference, or None. answered_NT: 1 where a token counts.
+    """
+    ratio_NT = torch.exp(logps_NT - sampled_NT)
+    high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+    clipped_NT = ratio_NT.clamp(1 - settings.epsilon, 1 + high)
+    gains_NT = torch.minimum(ratio_NT * advantages_N[:, None], clipped_NT * advantages_N[:, None])
+    losses_NT, kl_NT = -gains_NT, torch.zeros_like(gains_NT)
+    if reference_NT is not None:
+        apart_NT = reference_NT - logps_NT
+        kl_NT = torch.exp(apart_NT) - apart_NT - 1
+        losses_NT = losses_NT + settings.beta * kl_NT
+    tokens_N = answered_NT.sum(1)
+    fixed = settings.loss_type == "dr_grpo"
+    over_N = torch.full_like(tokens_N, settings.max_completion_length) if fixed else tokens_N.clamp(min=1)
+    return PolicyTerms((losses_NT * answered_NT).sum(1) / over_N, (kl_NT * answered_NT).sum(1))
+
+
+def _padded(prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """(ids, labels), int64 [N, T]: each prompt with its answer, zeros and IGNORED behind."""
+    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        whole, begin = torch.tensor([*prompt, *answer]), len(prompt) - 1
+        ids[row, : len(whole)] = whole
+        labels[row, begin : begin + len(answer)] = whole[len(prompt) :]
+    return ids, labels
