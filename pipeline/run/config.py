@@ -74,27 +74,48 @@ class Run(Section):
 class Optimizer(Section):
     """One net's update rule, with Hugging Face's names."""
 
-    optim: Literal["adamw", "muon"] = what(
-        "adamw", "update rule; muon: hidden matrices by Muon, the rest by AdamW"
+    optim: Literal["adamw", "adamw_torch_fused", "muon", "lion", "adafactor"] = what(
+        "adamw",
+        "update rule; adamw_torch_fused: the same by its other name; muon: hidden matrices by Muon, the rest by AdamW; "
+        "lion: one moment, signs of it; adafactor: a matrix's second moment by rows and columns",
     )
-    learning_rate: float = what(..., "peak learning rate of AdamW", gt=0)
+    learning_rate: float = what(..., "peak learning rate, of Muon's other weights", gt=0)
     muon_learning_rate: float = what(
         0.02, "peak learning rate of Muon's matrices, spectral norm a step", gt=0
     )
     muon_momentum: float = what(0.95, "Muon's momentum", ge=0, lt=1)
-    adam_beta1: float = what(0.9, "AdamW's decay of the first moment", ge=0, lt=1)
-    adam_beta2: float = what(0.95, "AdamW's decay of the second moment", ge=0, lt=1)
+    adam_beta1: float = what(0.9, "AdamW's decay of the first moment; Lion's of the update", ge=0, lt=1)
+    adam_beta2: float = what(0.95, "AdamW's decay of the second moment; Lion's of its moment", ge=0, lt=1)
     adam_epsilon: float = what(1e-8, "AdamW's denominator floor", gt=0)
     weight_decay: float = what(0.0, "decoupled weight decay of matrices; vectors have none", ge=0)
     max_grad_norm: float = what(1.0, "gradients are scaled down to this global L2 norm; 0: never", ge=0)
-    lr_scheduler_type: Literal["constant", "linear", "cosine", "wsd"] = what(
-        "cosine", "shape after the warm-up"
+    learning_rate_of: dict[str, Annotated[float, Field(ge=0)]] = what(
+        {},
+        "factors of the rate of weights by patterns of their names, such as lm_head.*: 0.1; the first that fits",
+    )
+    layerwise_lr_decay: float = what(
+        1.0, "factor of the rate from each layer to the one below it, the embedding last", gt=0, le=1
+    )
+    lr_scheduler_type: Literal[
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "wsd",
+    ] = what("cosine", "shape after the warm-up")
+    lr_power: float = what(1.0, "polynomial only: the power of what is left", gt=0)
+    lr_num_cycles: int = what(1, "cosine_with_restarts only: how often it begins at the peak", ge=1)
+    lr_decay_type: Literal["linear", "cosine", "1-sqrt"] = what(
+        "linear", "wsd only: shape of the final decay"
     )
     warmup_steps: int | float = what(
         0, "optimizer steps of linear warm-up; below 1: a share of max_steps", ge=0
     )
     decay_steps: int | float = what(
-        0, "wsd only: optimizer steps of the final linear decay; below 1: a share of max_steps", ge=0
+        0, "wsd only: optimizer steps of the final decay; below 1: a share of max_steps", ge=0
     )
     min_lr_ratio: float = what(0.0, "learning rate at the last step over the peak", ge=0, le=1)
 

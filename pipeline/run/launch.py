@@ -139,6 +139,11 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
         raise UserError(
             f"{launch.path}: this recipe is not tested under ZeRO-{launch.zero_stage}\nway out: {tested}"
         )
+    if launch.zero_stage and any(optimizer.optim == "adafactor" for optimizer in optimizers):
+        raise UserError(
+            f"optim: adafactor under {launch.path}: ZeRO cuts matrices where their rows and columns are to be kept\n"
+            "way out: run.launch=launch/ddp.yaml, or optim: lion, which keeps one moment"
+        )
     check_best(run, training)
     check_compiler(training, optimizers)
     derived = [

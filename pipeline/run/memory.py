@@ -43,8 +43,16 @@ class Memory:
 
 
 def moment_bytes(groups: list[dict[str, Any]]) -> int:
-    """fp32 moments of parameter groups: one of a matrix that Muon updates, two of what AdamW does."""
-    return sum((4 if group["use_muon"] else 8) * p.numel() for group in groups for p in group["params"])
+    """fp32 moments of parameter groups: one of what Muon and Lion update, two of what AdamW does; Adafactor's rows and
+    columns."""
+    return sum(4 * _moments(p, group["rule"]) for group in groups for p in group["params"])
+
+
+def _moments(parameter: Any, rule: str) -> int:
+    count = parameter.numel()
+    if rule == "adafactor":
+        return count // parameter.shape[-1] + count // parameter.shape[-2] if parameter.ndim > 1 else count
+    return count if rule in ("muon", "lion") else 2 * count
 
 
 def memory(size: Size, training: Loop, launch: Launch) -> Memory:

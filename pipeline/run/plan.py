@@ -78,6 +78,17 @@ def check_optimizer(optimizer: Optimizer, max_steps: int | None) -> None:
             f"warmup_steps {warmup} and decay_steps {decay} do not fit into max_steps {max_steps}\n"
             "way out: fewer, or shares of max_steps such as warmup_steps: 0.03"
         )
+    kind = optimizer.lr_scheduler_type
+    only = {"lr_power": "polynomial", "lr_num_cycles": "cosine_with_restarts", "lr_decay_type": "wsd"}
+    for name, owner in only.items():
+        if name in optimizer.model_fields_set and kind != owner:
+            raise UserError(
+                f"{name} with lr_scheduler_type: {kind}\nway out: lr_scheduler_type: {owner}, or no {name}"
+            )
+    if kind == "constant_with_warmup" and not warmup:
+        raise UserError(
+            "lr_scheduler_type: constant_with_warmup without a warm-up\nway out: warmup_steps, or constant"
+        )
     if decay and optimizer.lr_scheduler_type != "wsd":
         raise UserError(
             f"decay_steps {decay} with lr_scheduler_type: {optimizer.lr_scheduler_type}, which decays from the "

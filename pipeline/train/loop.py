@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.run.plan import Batches
 from pipeline.train.ema import Ema
-from pipeline.train.engine import Engine, NonFinite, Runtime, build_engine
+from pipeline.train.engine import STATE, Engine, NonFinite, Runtime, build_engine
 from pipeline.train.feed import ahead, collated, micro_batches, on
 from pipeline.train.recipe import Batch, Clock, Recipe, Split, Sum, derived_seed
 from pipeline.train.schedule import learning_rate_factor
@@ -65,7 +65,7 @@ class Trainer:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything a checkpoint holds, whole and by name; every process must exhaust it."""
         for turn, engine in self.engines.items():
-            for key, tensor in engine.state(("weight", "exp_avg", "exp_avg_sq", "momentum_buffer")):
+            for key, tensor in engine.state(("weight", *STATE)):
                 yield f"{turn}/{key}", tensor
             for name, buffer in engine.module.named_buffers():
                 yield f"{turn}/buffer/{name}", buffer

@@ -3,11 +3,12 @@
 import pytest
 
 LAUNCHERS = ("one", "ddp", "zero1", "zero2", "zero3")
-CASES = ("fp32 adamw", "fp32 muon", "bf16 adamw", "bf16 muon")
+CASES = ("fp32 adamw", "fp32 muon", "bf16 adamw", "bf16 muon", "fp32 lion")
+EVERY_CASE = [(launcher, case) for launcher in LAUNCHERS for case in CASES]
+EVERY_CASE += [("one", "fp32 adafactor"), ("ddp", "fp32 adafactor")]  # refused under ZeRO
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(("launcher", "case"), EVERY_CASE)
 def test_two_steps_and_two_resumed_are_four(report_of, launcher, case):
     seen = report_of(launcher)[f"resume {case}"]
     uninterrupted, resumed = seen["states"]
@@ -17,8 +18,7 @@ def test_two_steps_and_two_resumed_are_four(report_of, launcher, case):
         assert whole == again
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(("launcher", "case"), EVERY_CASE)
 def test_the_state_is_weights_ema_and_moments_of_every_trainable_parameter(report_of, launcher, case):
     keys = report_of(launcher)[f"resume {case}"]["states"][0]
     kinds = {kind: {key.split(f"{kind}/")[1] for key in keys if f"/{kind}/" in key} for kind in KINDS}
@@ -27,13 +27,18 @@ def test_the_state_is_weights_ema_and_moments_of_every_trainable_parameter(repor
     assert kinds["ema"] == trainable
     matrices = {f"blocks.{block}.weight" for block in range(3)} if "muon" in case else set()
     assert kinds["momentum_buffer"] == matrices
-    assert kinds["exp_avg"] == kinds["exp_avg_sq"] == trainable - matrices
+    if "adafactor" in case:
+        assert kinds["row_var"] == kinds["col_var"] == trainable - kinds["variance"]
+        assert not kinds["exp_avg"] and 0 < len(kinds["variance"]) < len(trainable)
+        return
+    assert kinds["exp_avg"] == trainable - matrices
+    assert kinds["exp_avg_sq"] == (set() if "lion" in case else trainable - matrices)
 
 
-KINDS = ("weight", "ema", "exp_avg", "exp_avg_sq", "momentum_buffer")
+KINDS = ("weight", "ema", "exp_avg", "exp_avg_sq", "momentum_buffer", "row_var", "col_var", "variance")
 
 
-@pytest.mark.parametrize("case", ["fp32 adamw", "fp32 muon"])
+@pytest.mark.parametrize("case", ["fp32 adamw", "fp32 muon", "fp32 lion"])
 @pytest.mark.parametrize(("launcher", "source"), [("one", "zero3"), ("zero3", "one")])
 def test_a_checkpoint_resumes_on_another_number_of_processes(report_of, launcher, source, case):
     resumed = report_of(launcher, source)["resumed"][case]

@@ -10,13 +10,14 @@ from torch import nn
 from pipeline.run.config import Loop, Optimizer
 from pipeline.run.errors import UserError
 from pipeline.run.plan import Batches, check_optimizer
-from pipeline.train.engine.interface import Engine, NonFinite
+from pipeline.train.engine.interface import STATE, Engine, NonFinite
 from pipeline.train.engine.plain import PlainEngine
 from pipeline.train.engine.runtime import Runtime, open_trackers, start_runtime, stop_runtime
 from pipeline.train.engine.zero import DeepSpeedEngine
 from pipeline.train.optimizer import parameter_groups
 
 __all__ = [
+    "STATE",
     "Engine",
     "NonFinite",
     "Runtime",

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.train.engine.lion import Lion
+
 
 class NonFinite(ArithmeticError):
     """The loss or a gradient is not finite; raised on every process alike, before any weight has changed."""
@@ -56,13 +58,25 @@ class Engine(Protocol):
         """Restore weights and optimizer state after `steps` updates, key by key through `read`."""
 
 
-OPTIMIZER_STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
+OPTIMIZER_STATE = {
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "muon": ("momentum_buffer",),
+    "lion": ("exp_avg",),
+    "adafactor": ("row_var", "col_var", "variance"),
+}
+STATE = ("exp_avg", "exp_avg_sq", "momentum_buffer", "row_var", "col_var", "variance")  # of every rule
+STEPPED = ("adamw", "adafactor")  # rules that count their updates
 
 
 def optimizer_of(groups: list[dict], kind: str) -> torch.optim.Optimizer:
-    """Fused AdamW, or Muon with fused AdamW for the rest: DeepSpeed's class, whose arithmetic ZeRO shares."""
+    """Fused AdamW, Lion, torch's Adafactor, or Muon with fused AdamW for the rest: DeepSpeed's class, whose arithmetic
+    ZeRO shares."""
     if kind == "adamw":
         return torch.optim.AdamW(groups, fused=True)
+    if kind == "lion":
+        return Lion(groups)
+    if kind == "adafactor":
+        return torch.optim.Adafactor(groups)
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     for group in groups:

@@ -8,8 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.run.config import Loop, Optimizer
-from pipeline.train.engine.interface import OPTIMIZER_STATE, NonFinite, optimizer_of, set_rates, trainable_of
+from pipeline.train.engine.interface import (
+    OPTIMIZER_STATE,
+    STEPPED,
+    NonFinite,
+    optimizer_of,
+    set_rates,
+    trainable_of,
+)
 from pipeline.train.engine.runtime import Runtime
+from pipeline.train.optimizer import rule_of
 
 # DDP's reducer must not be freed while gloo's thread still holds its last tensor: each then waits for the other.
 # Programs end by `stage.leave`, which frees nothing.
@@ -32,7 +40,7 @@ class PlainEngine:
         if self.forward is not module:
             _DDP_OF_THIS_PROCESS.append(self.forward)
         self.trainable = trainable_of(module)
-        self.optimizer = optimizer_of(groups, optimizer.optim)
+        self.optimizer = optimizer_of(groups, rule_of(optimizer.optim))
         self.max_norm = optimizer.max_grad_norm or math.inf
         self.autocast = training.bf16
         self.device = runtime.device.type
@@ -81,9 +89,27 @@ class PlainEngine:
         owners = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for name, parameter in self.trainable:
             parameter.copy_(read(f"weight/{name}"))
-            kinds = OPTIMIZER_STATE["muon" if owners[id(parameter)]["use_muon"] else "adamw"]
-            # Laid out as the parameter is (channels last, say): the fused update walks both in memory order.
-            state = {kind: torch.empty_like(parameter).copy_(read(f"{kind}/{name}")) for kind in kinds}
-            if "exp_avg" in state:
+            rule = owners[id(parameter)]["rule"]
+            state = {kind: _like(parameter, kind) for kind in kinds_of(parameter, rule)}
+            for kind, tensor in state.items():
+                tensor.copy_(read(f"{kind}/{name}"))
+            if rule in STEPPED:
                 state["step"] = torch.tensor(float(steps), device=parameter.device)
             self.optimizer.state[parameter] = state
+
+
+def kinds_of(parameter: Tensor, rule: str) -> tuple[str, ...]:
+    """What the rule keeps of a parameter: of a matrix, Adafactor keeps rows and columns of its second moment."""
+    if rule != "adafactor":
+        return OPTIMIZER_STATE[rule]
+    return ("row_var", "col_var") if parameter.ndim > 1 else ("variance",)
+
+
+def _like(parameter: Tensor, kind: str) -> Tensor:
+    """Empty state, laid out as the parameter is (channels last, say): the fused update walks both in memory order."""
+    if kind in ("row_var", "col_var"):
+        dimension = -1 if kind == "row_var" else -2
+        shape = list(parameter.shape)
+        shape[dimension] = 1
+        return parameter.new_empty(shape)
+    return torch.empty_like(parameter)

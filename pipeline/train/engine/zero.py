@@ -9,8 +9,16 @@ from torch import Tensor, nn
 
 from pipeline.run.config import Loop, Optimizer
 from pipeline.run.plan import Batches
-from pipeline.train.engine.interface import OPTIMIZER_STATE, NonFinite, optimizer_of, set_rates, trainable_of
+from pipeline.train.engine.interface import (
+    OPTIMIZER_STATE,
+    STEPPED,
+    NonFinite,
+    optimizer_of,
+    set_rates,
+    trainable_of,
+)
 from pipeline.train.engine.runtime import Runtime
+from pipeline.train.optimizer import rule_of
 
 
 class DeepSpeedEngine:
@@ -29,7 +37,8 @@ class DeepSpeedEngine:
 
         self.stage, self.rank, self.world_size = runtime.zero_stage, runtime.rank, runtime.world_size
         self.trainable = trainable_of(module)
-        self.muon = {id(p) for group in groups if group["use_muon"] for p in group["params"]}
+        self.rules = {id(p): group["rule"] for group in groups for p in group["params"]}
+        self.muon = "muon" in self.rules.values()
         # DeepSpeed flattens parameters by rows, and cannot broadcast other layouts (0.19.8).
         for parameter in module.parameters():
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
@@ -39,7 +48,7 @@ class DeepSpeedEngine:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.deepspeed, self.zero, _, _ = deepspeed.initialize(
             model=module,
-            optimizer=optimizer_of(groups, optimizer.optim),
+            optimizer=optimizer_of(groups, rule_of(optimizer.optim)),
             config=deepspeed_config(optimizer, training, batch, runtime),
         )
         self.module, self.forward = module, self.deepspeed
@@ -125,7 +134,7 @@ class DeepSpeedEngine:
             utils.safe_set_full_optimizer_state(parameter, whole, kind)
 
     def _kinds(self, parameter: nn.Parameter) -> tuple[str, ...]:
-        return OPTIMIZER_STATE["muon" if id(parameter) in self.muon else "adamw"]
+        return OPTIMIZER_STATE[self.rules[id(parameter)]]
 
     def _whole_state(self, parameter: nn.Parameter, kind: str) -> Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -165,16 +174,15 @@ class DeepSpeedEngine:
         """Empty optimizer state in the shapes that the first update would give it."""
         for index, flat in enumerate(self.flats):
             group = index if self.stage < 3 else self.zero.sub_group_to_group_id[index]
-            if self.zero.optimizer.param_groups[group]["use_muon"]:
+            rule = self.zero.optimizer.param_groups[group]["rule"]
+            if rule == "muon":
                 members = [flat] if self.stage == 3 else self.zero.params_in_partition[index]
                 momentum = torch.zeros(sum(member.numel() for member in members), device=flat.device)
                 self.zero.optimizer.state[flat] = {"momentum_buffer": momentum}
                 continue
-            moments = {kind: torch.zeros_like(flat) for kind in OPTIMIZER_STATE["adamw"]}
-            self.zero.optimizer.state[flat] = {
-                "step": torch.tensor(float(steps), device=flat.device),
-                **moments,
-            }
+            self.zero.optimizer.state[flat] = {kind: torch.zeros_like(flat) for kind in OPTIMIZER_STATE[rule]}
+            if rule in STEPPED:
+                self.zero.optimizer.state[flat]["step"] = torch.tensor(float(steps), device=flat.device)
         if self.stage < 3:
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()
