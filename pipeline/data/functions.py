@@ -61,12 +61,17 @@ def choose(texts: list[str], count: int, seed: int) -> list[tuple[int, Function]
 
 
 def accepted(header: str, continuation: str) -> bool:
-    """Whether `header` followed by `continuation`, cut where the function ends, is a function that ast.parse accepts.
+    """Whether `header` followed by `continuation`, cut where the function ends, is a function that ast.parse accepts."""
+    return accepted_text(header, continuation) is not None
+
+
+def accepted_text(header: str, continuation: str) -> str | None:
+    """The function that ast.parse accepts, or None.
 
     The cut is the first line, indented no deeper than the header, that leaves text that parses: such a line may also
     stand inside a string or brackets. Where there is none the function ends with the last complete line.
     """
-    return any(_parses_as_function(text) for text in _cuts(header, continuation))
+    return next((text for text in _cuts(header, continuation) if tree_of_function(text)), None)
 
 
 def _cuts(header: str, continuation: str) -> Iterator[str]:
@@ -82,10 +87,10 @@ def _indentation(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _parses_as_function(text: str) -> bool:
+def tree_of_function(text: str) -> ast.Module | None:
+    """The syntax tree of a function, or of a method by itself; None where there is none."""
     # A method stands in a block, which is simpler and safer than taking its indentation away.
-    tree = parsed("if True:\n" + text if _indentation(text) else text)
-    return tree is not None
+    return parsed("if True:\n" + text if _indentation(text) else text)
 
 
 def parsed(text: str) -> ast.Module | None:
