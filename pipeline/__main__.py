@@ -1,4 +1,4 @@
-"""The `headwater` command: run, plan, status, verify, one verb a stage, export --push, chat, translate."""
+"""The `headwater` command: run, plan, status, verify, one verb a stage, export --push, merge, chat, translate."""
 
 import argparse
 import json
@@ -54,6 +54,24 @@ def parser() -> argparse.ArgumentParser:
         "--push", metavar="USER/NAME", required=True, help="the repository; private unless --public"
     )
     export.add_argument("--public", action="store_true", help="create the repository public")
+    merge = verbs.add_parser(
+        "merge", allow_abbrev=False, help="one model from several of the same shape, or from checkpoints"
+    )
+    merge.add_argument("out", type=Path, help="the directory to write")
+    merge.add_argument("sources", nargs="+", help="model directories, or checkpoints of a training stage")
+    merge.add_argument("--method", default="linear", help="linear, slerp, task_arithmetic, ties or dare")
+    merge.add_argument("--weights", type=float, nargs="+", help="a factor for each source; default: 1")
+    merge.add_argument(
+        "--base", help="the model that the sources were trained from; ties, dare, task_arithmetic"
+    )
+    merge.add_argument(
+        "--density", type=float, default=0.5, help="ties, dare: share of a change that is kept"
+    )
+    merge.add_argument("--seed", type=int, default=0, help="of what dare drops")
+    merge.add_argument(
+        "--like", help="model directory with the config and tokenizer; default: the first source"
+    )
+    merge.add_argument("--licence", required=True, help="SPDX identifier that the card repeats")
     verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
     verbs.add_parser("chat", help="talk to a run's model in the terminal")
     translate = verbs.add_parser(
@@ -303,6 +321,28 @@ def _export(given: argparse.Namespace) -> int:
     return 0
 
 
+def _merge(given: argparse.Namespace) -> int:
+    from pipeline.publish.merge import METHODS, Merge, run_merge
+    from pipeline.run.errors import nearest
+
+    if given.method not in METHODS:
+        raise UserError(f"--method {given.method!r}\n{nearest(given.method, METHODS)}")
+    count = len(given.sources)
+    usual = (0.5, 0.5) if given.method == "slerp" and count == 2 else (1.0,) * count
+    merge = Merge(
+        sources=tuple(given.sources),
+        weights=tuple(given.weights or usual),
+        method=given.method,
+        base=given.base,
+        density=given.density,
+        seed=given.seed,
+        like=given.like or given.sources[0],
+    )
+    found = run_merge(merge, given.out, given.licence)
+    print(f"{given.out}: {found['tensors_equal']} tensors by {given.method}, checked in a fresh process")
+    return 0
+
+
 def _doctor(given: argparse.Namespace) -> int:
     from pipeline.run.doctor import examine, screen
 
@@ -365,6 +405,7 @@ VERBS = {
     "verify": _verify,
     "export": _export,
     "doctor": _doctor,
+    "merge": _merge,
 }
 
 if __name__ == "__main__":

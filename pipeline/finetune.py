@@ -22,6 +22,10 @@ def check(config: LanguageModelConfig) -> None:
     """
     assert config.finetune is not None, "the stage exists only where its section does"
     check_launch(config.run, config.finetune, (1, 2, 3), config.finetune)
+    if config.finetune.teacher:
+        from pipeline.lm.distillation import check_teacher
+
+        check_teacher(config.finetune, "finetune")
     if config.model.architecture and config.tokenizer:
         from pipeline.lm.model import build_config, check_trainable
 
@@ -58,6 +62,7 @@ def size_before(config: LanguageModelConfig, training: Tuning) -> Size | None:
 def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/` (merged, fp32) and, with adapters, `adapter/`."""
     from pipeline.data.shards import Shard, tokenizer_digest
+    from pipeline.lm.distillation import teacher_maker
     from pipeline.lm.model import config_of
     from pipeline.lm.recipe import LanguageModel
     from pipeline.lm.rows import rows_of, said_of
@@ -86,6 +91,7 @@ def run(context: Context) -> dict[str, Any]:
         packed=train.packed,
         noise=training.neftune_noise_alpha,
         sharing=sharing_of(runtime),
+        teacher=teacher_maker(training, config.model.attention, base),
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)

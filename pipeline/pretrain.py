@@ -23,6 +23,10 @@ def check(config: LanguageModelConfig) -> None:
     """
     assert config.pretrain is not None, "the stage exists only where its section does"
     check_launch(config.run, config.pretrain, (1, 2, 3), config.pretrain)
+    if config.pretrain.teacher:
+        from pipeline.lm.distillation import check_teacher
+
+        check_teacher(config.pretrain, "pretrain")
     if config.model.architecture and config.tokenizer:
         from pipeline.lm.model import check_trainable
 
@@ -56,6 +60,7 @@ def _fresh_config(
 def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/`: fp32 weights (the EMA's where there is one), config and tokenizer."""
     from pipeline.data.shards import Shard, tokenizer_digest
+    from pipeline.lm.distillation import teacher_maker
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
     from pipeline.lm.recipe import LanguageModel
     from pipeline.lm.rows import rows_of, said_of
@@ -86,6 +91,7 @@ def run(context: Context) -> dict[str, Any]:
         packed=train.packed,
         noise=training.neftune_noise_alpha,
         sharing=sharing_of(runtime),
+        teacher=teacher_maker(training, config.model.attention, origin),
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)

@@ -1,5 +1,6 @@
 """The recipes that tests/test_recipes.py holds to the contract: each small, each from the settings of its own YAML."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 
 from pipeline.data.packing import PackedDocuments
 from pipeline.data.shards import Shard
+from pipeline.lm.config import Pretrain, Teacher
 from pipeline.lm.recipe import LanguageModel
 from pipeline.run.config import Training
 from pipeline.run.stage import Context, Stage, open_recipe
@@ -24,20 +26,21 @@ from recipes.common.scores.classifier import ImageClassifier
 from recipes.diffusion.diffusion import Diffusion
 from recipes.gan.gan import Gan
 from recipes.pixelcnn.pixelcnn import PixelCnn
-from recipes.seq2seq.config import Pretrain
+from recipes.seq2seq.config import Pretrain as SpanPretrain
 from recipes.seq2seq.seq2seq import Seq2Seq
 from recipes.vae.vae import Vae
 from recipes.wavenet.wavenet import WaveNetRecipe
 from tests.helpers import ROOT
 from tests.seq2seq.cases import CONFIGS, settings_of, write_ids
 from tests.tiny_language_model import VOCABULARY, random_documents, shard_of, tiny_model
-from tests.tiny_preferences import preference_model, random_units, shard_of_answers
+from tests.tiny_preferences import preference_model, random_units, rewarded_model, shard_of_answers
 
 STEP_SAMPLES = 8
 STEPS = 4
 LOOP = {"train_batch_size": STEP_SAMPLES, "ema_decay": 0.5, "bf16": False}
 DIT = "{kind: dit, patch_size: 2, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}"
 ALL_STAGES = (1, 2, 3)
+TEACHER = Teacher(model="a tiny one", weight=0.3, temperature=2.0)
 NO_WARMUP = "train.warmup_steps=0"
 
 
@@ -61,6 +64,8 @@ def prepare_all(shared: Path) -> None:
     """The data of every case: packed documents, judged answers, digits, clips of sound, and pairs."""
     (shared / "documents").mkdir()
     shard_of(shared / "documents", random_documents(*[20 + 7 * (i % 9) for i in range(40)]))
+    (shared / "prompts").mkdir()
+    shard_of(shared / "prompts", random_documents(*[3 + number % 5 for number in range(40)]))
     for loss_type in ("sigmoid", "kto"):
         shard_of_answers(shared / loss_type, *random_units(30, loss_type == "kto"), VOCABULARY)
     data = Images(source="digits", image_size=8, channels=1, max_images=60)
@@ -108,7 +113,9 @@ def _seq2seq(architecture: str, *overrides: str, sentinels: tuple[int, ...] = ()
             "train.learning_rate=0.01",
         )
         config = _config("seq2seq/translation.yaml", _loop(micro, max_steps), *model, NO_WARMUP, *overrides)
-        pretrain = Pretrain(group_tokens=48, **config.train.model_dump(include=Training.model_fields.keys()))
+        pretrain = SpanPretrain(
+            group_tokens=48, **config.train.model_dump(include=Training.model_fields.keys())
+        )
         config = config.model_copy(update={"pretrain": pretrain})
         training = pretrain if sentinels else config.train
         settings = settings_of(architecture)
@@ -124,9 +131,26 @@ def _language_model(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     return LanguageModel(training, lambda: tiny_model("llama", 16), PackedDocuments(shard, 16, 0), held, 16)
 
 
+def _distilled(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    recipe = _language_model(shared, micro, max_steps)
+    training = Pretrain(
+        learning_rate=1e-2,
+        torch_compile=False,
+        sequence_length=16,
+        teacher=TEACHER,
+        **_loop(micro, max_steps),
+    )
+    return dataclasses.replace(recipe, training=training, teacher=lambda: tiny_model("qwen3", 16))
+
+
 def _preferences(shared: Path, micro: int, max_steps: int = STEPS, **settings: Any) -> Recipe:
     shard = Shard.open(shared / settings["loss_type"], "preferences")
     return preference_model(shard, _loop(micro, max_steps) | settings)
+
+
+def _rewarded(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    shard = Shard.open(shared / "prompts", "documents")
+    return rewarded_model(shard, _loop(micro, max_steps))
 
 
 def _classifier(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
@@ -159,8 +183,10 @@ def _config(yaml: str, loop: dict[str, Any], *overrides: str) -> Any:
 
 CASES: dict[str, Case] = {
     "language model": Case(_language_model, (60, 0.05), ALL_STAGES),
+    "distillation": Case(_distilled, (60, 0.6), ALL_STAGES),
     "DPO": Case(partial(_preferences, loss_type="sigmoid"), (60, 0.05), ALL_STAGES),
     "KTO": Case(partial(_preferences, loss_type="kto"), (60, 0.3), ALL_STAGES),
+    "GRPO": Case(_rewarded, (60, 0.5)),
     "classifier": Case(_classifier, (60, 0.1), ALL_STAGES),
     "ring GAN": Case(_ring, (300, 0.1)),
     "VAE": _of_digits(Vae, (150, 0.6), "vae/digits.yaml", NO_WARMUP),

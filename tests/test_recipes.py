@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.lm.reinforcement import RewardedModel
 from pipeline.train.engine import Runtime
 from pipeline.train.loop import Trainer, steps
 from pipeline.train.recipe import Clock
@@ -96,7 +97,8 @@ class Repeated:
 
 
 def misfit(trainer: Trainer, batch: dict) -> float:
-    """The loss of what is learnt; of a GAN, whose loss does not say, how far its samples are from the nearest real."""
+    """The loss of what is learnt; what a reward lacks of 1; of a GAN, whose loss does not say, how far its samples are
+    from the nearest real."""
     recipe = trainer.recipe
     with trainer.resting() as nets:
         if recipe.turns == ("critic", "generator"):
@@ -104,6 +106,9 @@ def misfit(trainer: Trainer, batch: dict) -> float:
             real = recipe.subject.real(batch)
             return float(torch.cdist(fake.flatten(1), real.flatten(1)).min(dim=1).values.mean())
         (turn,) = recipe.turns
+        if isinstance(recipe, RewardedModel):
+            rewards = recipe.loss(turn, nets, batch, Clock(0, 0)).parts["reward"]
+            return 1 - float(rewards) / recipe.count(turn, batch)
         return float(recipe.loss(turn, nets, batch, Clock(0, 0)).total) / recipe.count(turn, batch)
 
 

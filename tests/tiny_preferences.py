@@ -9,8 +9,9 @@ import torch
 from pipeline.data.kinds import FOREIGN, UNWANTED, WANTED
 from pipeline.data.pairs import PackedAnswers
 from pipeline.data.shards import Shard, ShardWriter
-from pipeline.lm.config import Prefer
+from pipeline.lm.config import Prefer, Reinforce
 from pipeline.lm.preference import PreferenceModel
+from pipeline.lm.reinforcement import PromptRows, RewardedModel
 from tests.tiny_language_model import VOCABULARY, tiny_model
 
 Answer = tuple[list[int], list[int]]  # tokens of the prompt, tokens of the answer
@@ -63,4 +64,41 @@ def preference_model(
     train, held = (PackedAnswers(shard, reference, length, seed, "error", packed) for seed in (0, None))
     return PreferenceModel(
         settings, lambda: tiny_model("llama", length), train, held, train.mean_length, packed
+    )
+
+
+WANTED_TOKEN = "5"
+
+
+def reward_of(completion: str, row: dict[str, Any]) -> float:
+    """The share of an answer's tokens that are the wanted one."""
+    tokens = completion.split()
+    return tokens.count(WANTED_TOKEN) / len(tokens)
+
+
+def rewarded_model(shard: Shard, training: dict[str, Any], **settings: Any) -> RewardedModel:
+    """The recipe on a tiny Llama, whose answers are texts of token numbers."""
+    section = Reinforce(
+        **{
+            "reward": "none.py:none",
+            "learning_rate": 1e-2,
+            "bf16": False,
+            "torch_compile": False,
+            "sequence_length": 16,
+            "max_completion_length": 6,
+            "num_generations": 4,
+            **training,
+            **settings,
+        }
+    )
+    train, held = (PromptRows(shard, [{}] * shard.documents, 10, seed) for seed in (0, None))
+    return RewardedModel(
+        section,
+        lambda: tiny_model("llama", 16, scale=0.02),
+        train,
+        held,
+        16,
+        packed=False,
+        reward=reward_of,
+        reference=(lambda: tiny_model("llama", 16, scale=0.02)) if section.beta else None,
     )

@@ -61,7 +61,7 @@ def choose(texts: list[str], count: int, seed: int) -> list[tuple[int, Function]
 
 
 def accepted(header: str, continuation: str) -> bool:
-    """Whether `header` followed by `continuation`, cut where the function ends, is a function that ast.parse accepts."""
+    """Whether `header` with `continuation`, cut where the function ends, is a function that ast.parse accepts."""
     return accepted_text(header, continuation) is not None
 
 

@@ -134,8 +134,26 @@ class Lasting(Training):
         return f"{most}{self.num_train_epochs:g} epoch{'' if self.num_train_epochs == 1 else 's'}"
 
 
+class Teacher(Section):
+    """Another model of the same vocabulary, whose probabilities are learnt beside the text (arXiv:1503.02531)."""
+
+    model: str = what(..., "its directory, or its name on the Hub")
+    weight: float = what(
+        0.5, "share of the loss that is the divergence from it; the rest is the text's", gt=0, le=1
+    )
+    temperature: float = what(
+        1.0, "both models' softmax temperature; the divergence is multiplied by its square", gt=0
+    )
+    divergence: Literal["forward", "reverse"] = what(
+        "forward",
+        "KL(teacher || model), which covers what the teacher does, or KL(model || teacher), which keeps to it",
+    )
+
+
 class Pretrain(Lasting):
     """Next-token training on the packed documents."""
+
+    teacher: Teacher | None = what(None, "distillation; none: the text alone is learnt")
 
     torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
     sequence_length: int = what(512, "tokens a row", ge=2)
@@ -197,6 +215,8 @@ class Tuning(Lasting):
 class Finetune(Tuning):
     """Supervised fine-tuning on conversations."""
 
+    teacher: Teacher | None = what(None, "distillation; none: the answers alone are learnt")
+
     on_long: Literal["error", "truncate", "drop"] = what(
         "error", "a conversation longer than sequence_length"
     )
@@ -241,7 +261,7 @@ class Prefer(Tuning):
             "undesirable_weight": ("kto",),
         }
         for name, losses in takes.items():
-            if name in self.model_fields_set and self.loss_type not in losses:
+            if getattr(self, name) != Prefer.model_fields[name].default and self.loss_type not in losses:
                 raise ValueError(
                     f"{name} is of {' and '.join(losses)}, not of {self.loss_type}: leave it out"
                 )

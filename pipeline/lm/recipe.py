@@ -105,7 +105,7 @@ class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor | None) -> Tensor:
         """Where there is a gradient, it is w (softmax(logits) - one_hot(label)) for each row, 0 for IGNORED rows."""
-        rows = _rows_at_once(logits_NV)
+        rows = rows_at_once(logits_NV)
         counted_N1, targets_N1 = (labels_N != IGNORED)[:, None], labels_N.clamp(min=0)[:, None]
         weights_N1 = counted_N1.float() if weights_N is None else weights_N[:, None] * counted_N1
         losses_N1 = logits_NV.new_empty(counted_N1.shape, dtype=torch.float32)
@@ -133,7 +133,7 @@ class _TokenLosses(torch.autograd.Function):
         return gradient_NV.mul_(upstream_N[0] if alike else upstream_N[:, None]), None, None
 
 
-def _rows_at_once(logits_NV: Tensor) -> int:
+def rows_at_once(logits_NV: Tensor) -> int:
     """Rows whose fp32 logits stay in a CPU's cache (4 MB), or fill a GPU without filling its memory (256 MB)."""
     entries = 2**20 if logits_NV.device.type == "cpu" else 2**26
     return max(1, entries // logits_NV.shape[1])
@@ -181,6 +181,7 @@ class LanguageModel:
 
     build: makes the net with the weights to start from; a peft model trains its adapters only. sequence_length: tokens
     a row, on average where rows are not packed. noise: NEFTune's alpha. sharing: among processes that share each row.
+    teacher: makes the model whose probabilities are learnt beside the text; `training` says how.
     """
 
     training: Training
@@ -191,6 +192,7 @@ class LanguageModel:
     packed: bool = True
     noise: float = 0.0
     sharing: Sharing | None = None
+    teacher: Callable[[], PreTrainedModel] | None = None
     flops_per_sample: float = 0.0
     balance_weight: float = 0.0
 
@@ -217,11 +219,20 @@ class LanguageModel:
         if compiled(self.training, self.packed):
             for layer in decoder_layers(net):
                 layer.compile()
-        return {"model": self.wrapped(net.train())}
+        found: dict[str, nn.Module] = {"model": self.wrapped(net.train())}
+        if self.teacher:
+            from pipeline.lm.distillation import TeacherLogits
+
+            found["teacher"] = TeacherLogits(self.teacher(), self.packed)
+        return found
 
     def wrapped(self, net: PreTrainedModel) -> TokenLoss:
         """The module whose forward gives what `loss` needs."""
-        return TokenLoss(net, self.packed)
+        if not self.teacher:
+            return TokenLoss(net, self.packed)
+        from pipeline.lm.distillation import DistilledLoss
+
+        return DistilledLoss(net, self.packed, self.training.teacher)
 
     def data(self) -> Split:
         return self.train
@@ -239,8 +250,15 @@ class LanguageModel:
         return float(counted(batch).sum())
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
-        rows = (batch[name] for name in ("input_ids", "labels", "document_ids", "position_ids"))
-        found = nets["model"](*rows, batch.get("weights"), batch["boundaries"])
+        rows = [batch[name] for name in ("input_ids", "labels", "document_ids", "position_ids")]
+        taught = []
+        if self.teacher:
+            with torch.no_grad():
+                inputs, _, documents, positions = rows
+                taught = [nets["teacher"](inputs, documents, positions, batch["boundaries"])]
+        found = nets["model"](*rows, batch.get("weights"), batch["boundaries"], *taught)
+        if self.teacher:
+            return self._distilled(found, batch)
         if isinstance(found, Tensor):
             return Loss(found)
         # A row's balance counts as much as its supervised tokens do: over a step, and however the step is cut.
@@ -249,6 +267,16 @@ class LanguageModel:
         balance, load = (balance_B * counted_B).sum(), (load_B * counted_B).sum()
         total = cross_entropy + self.balance_weight * balance
         parts = {"cross_entropy": cross_entropy, "router_balance": balance, "router_load": load}
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def _distilled(self, found: tuple, batch: Batch) -> Loss:
+        """Text and divergence by their weights, with the routers' balance where there is one."""
+        (text, apart), balance = found if self.balance_weight else (found, None)
+        share = self.training.teacher.weight
+        total, parts = (1 - share) * text + share * apart, {"cross_entropy": text, "divergence": apart}
+        if balance is not None:
+            even = (balance[0] * counted(batch).sum(1)).sum()
+            total, parts = total + self.balance_weight * even, parts | {"router_balance": even}
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:

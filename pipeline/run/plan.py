@@ -81,7 +81,7 @@ def check_optimizer(optimizer: Optimizer, max_steps: int | None) -> None:
     kind = optimizer.lr_scheduler_type
     only = {"lr_power": "polynomial", "lr_num_cycles": "cosine_with_restarts", "lr_decay_type": "wsd"}
     for name, owner in only.items():
-        if name in optimizer.model_fields_set and kind != owner:
+        if getattr(optimizer, name) != type(optimizer).model_fields[name].default and kind != owner:
             raise UserError(
                 f"{name} with lr_scheduler_type: {kind}\nway out: lr_scheduler_type: {owner}, or no {name}"
             )

@@ -51,12 +51,24 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
     if config.pretrain:
         found.append(
             Stage(
-                "pretrain", "pipeline.pretrain", _of(config, "model", "pretrain"), (origin, "tokenize"), True
+                "pretrain",
+                "pipeline.pretrain",
+                _of(config, "model", "pretrain"),
+                (origin, "tokenize"),
+                True,
+                reads=partial(_teacher, config, "pretrain"),
             )
         )
     if config.finetune:
         found.append(
-            Stage("finetune", "pipeline.finetune", _of(config, "finetune"), (base, "tokenize"), True)
+            Stage(
+                "finetune",
+                "pipeline.finetune",
+                _of(config, "finetune"),
+                (base, "tokenize"),
+                True,
+                reads=partial(_teacher, config, "finetune"),
+            )
         )
     if config.prefer:
         reference = ("reference",) if config.prefer.referenced else ()
@@ -115,6 +127,16 @@ def _base(config: LanguageModelConfig) -> dict[str, Any]:
     """What decides the pretrained model as training finds it: the corpus too, where it is asked for new tokens."""
     counted = isinstance(config.model.add_tokens, int)
     return _of(config, "model", "corpus") if counted else _of(config, "model")
+
+
+def _teacher(config: LanguageModelConfig, stage: str) -> dict[str, Path]:
+    """The files of a local teacher."""
+    section = getattr(config, stage)
+    if section.teacher is None:
+        return {}
+    from pipeline.lm.distillation import teacher_files
+
+    return teacher_files(section)
 
 
 def _reward(config: LanguageModelConfig) -> dict[str, Path]:

@@ -14,7 +14,7 @@ ROWS, POSITIONS, VOCABULARY = 3, 11, 17
 @pytest.fixture
 def small_chunks(monkeypatch) -> None:
     """Five positions at a time: the 33 of a batch end within a chunk."""
-    monkeypatch.setattr(lm, "_rows_at_once", lambda logits: 5)
+    monkeypatch.setattr(lm, "rows_at_once", lambda logits: 5)
 
 
 def given(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

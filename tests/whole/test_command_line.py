@@ -27,6 +27,10 @@ FROZEN = {
     "verify": (["directory"], []),
     "export": (["run"], ["--push", "--public"]),
     "doctor": ([], []),
+    "merge": (
+        ["out", "sources"],
+        ["--method", "--weights", "--base", "--density", "--seed", "--like", "--licence"],
+    ),
     "translate": (["run", "file"], []),
     "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--seed"]),
 }
