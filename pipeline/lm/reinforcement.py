@@ -20,6 +20,8 @@ from pipeline.data.shards import Shard
 from pipeline.lm.config import Reinforce
 from pipeline.lm.decoding import sample_batch
 from pipeline.lm.recipe import LanguageModel, TokenLoss, token_losses
+from pipeline.lm.rewards import raise_alike
+from pipeline.run.errors import UserError
 from pipeline.train.recipe import Batch, Clock, Loss, Sum, derived_seed
 
 
@@ -162,7 +164,7 @@ class RewardedModel(LanguageModel):
         module.train(learning)
         stops = self._stops(module.model)
         texts = [self._text(answer) for answer in answers]
-        rewards = [self.reward(text, rows[places[i]]) for (i, _), text in zip(many, texts, strict=True)]
+        rewards = self._rewards([rows[places[i]] for i, _ in many], texts)
         ids_NT, labels_NT = _padded([prompts[i] for i, _ in many], answers)
         device = batch["prompts"].device
         return Rollouts(
@@ -172,6 +174,22 @@ class RewardedModel(LanguageModel):
             torch.tensor([answer[-1] in stops for answer in answers], device=device),
             torch.tensor([len(answer) for answer in answers], device=device),
         )
+
+    def _rewards(self, rows: list[dict[str, Any]], texts: list[str]) -> list[float]:
+        """What each text is worth.
+
+        Raises:
+            UserError: the reward of one fails, on whichever process; every process raises it.
+        """
+        found, broken = [], None
+        for row, text in zip(rows, texts, strict=True):
+            try:
+                found.append(self.reward(text, row))
+            except UserError as error:
+                broken = error
+                break
+        raise_alike(broken)
+        return found
 
     def _stops(self, model: PreTrainedModel) -> frozenset[int]:
         from pipeline.lm.prompts import stop_ids

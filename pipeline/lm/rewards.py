@@ -16,8 +16,8 @@ EXPECTED = "expected: FILE.py:FUNCTION, of which FUNCTION(completion, **row) ret
 class Reward:
     """The function that `spec` names: what a completion is worth.
 
-    The function gets the text that was generated, and by name the row's columns: `prompt`, its text or messages, and
-    whatever else the table holds. It runs in every training process.
+    The function gets the text that was generated, and by name `prompt`, a text or, of several turns, the messages, and
+    the row's other columns. It runs in every training process.
 
     Raises:
         UserError: no such file or function.
@@ -34,7 +34,8 @@ class Reward:
         Raises:
             UserError: the function raises, or returns something else; the message shows the completion.
         """
-        prompt = row["text"] or list(row["messages"])
+        turns = row["messages"]
+        prompt = row["text"] or (turns[0]["content"] if len(turns) == 1 else list(turns))
         try:
             value = self.function(completion, prompt=prompt, **row["columns"])
         except Exception as error:
@@ -49,6 +50,19 @@ class Reward:
             f"the reward {self.spec} {what[:200]}\nprompt {row['key']}; completion: {completion!r:.300}\n"
             "way out: mend the function; the same command goes on after the last checkpoint"
         )
+
+
+def raise_alike(error: UserError | None) -> None:
+    """Raise on every process what one of them met: alone, it would leave the others waiting for it."""
+    import torch.distributed as dist
+
+    found = [error]
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        found = [None] * dist.get_world_size()
+        dist.all_gather_object(found, error and str(error))
+        found = [UserError(said) if said else None for said in found]
+    if first := next((each for each in found if each), None):
+        raise first
 
 
 def file_of(spec: str) -> Path:

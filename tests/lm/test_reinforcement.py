@@ -140,7 +140,7 @@ def reward(tmp_path, body: str) -> Reward:
 
 def test_a_reward_is_given_the_text_the_prompt_and_the_rows_columns(tmp_path):
     found = reward(tmp_path, "return len(completion) + len(prompt) + answer")
-    assert found("ab", ROW) == 8.0
+    assert found("ab", ROW) == 2 + len("2 + 3?") + 5
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ ROOMS = {
     "scores": {"run", "train", "data", "lm", "scores"},
     "publish": {"run", "train", "data", "lm", "scores", "publish"},
 }
-STAGES = "base evaluate export finetune generate pretrain report tokenize train_tokenizer"
+STAGES = "base evaluate export finetune generate prefer pretrain reference reinforce report tokenize train_tokenizer"
 FAMILIES = {path.parent.name for path in ROOT.glob("recipes/*/__init__.py")} - {"common"}
 
 

