@@ -67,36 +67,43 @@ class Entrant:
 
 
 class Runner:
-    """An entrant in a process of its own, which trains when it is asked to."""
+    """An entrant in a process of its own, which trains when it is asked to.
 
-    def __init__(self, entrant: Entrant) -> None:
+    trained: (folder, entrant) -> what each step counted, such as supervised tokens.
+    """
+
+    def __init__(self, entrant: Any, trained: Callable[[Path, Any], Iterator[int]]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, entrant), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, entrant, trained), daemon=True)
         self.process.start()
         theirs.close()
 
     def steps(self, count: int) -> float:
-        """Supervised tokens a second over that many steps."""
+        """What is counted, a second, over that many steps."""
         self.pipe.send(count)
-        tokens, seconds, self.peak = self.pipe.recv()
-        return tokens / seconds
+        counted, seconds, self.peak = self.pipe.recv()
+        return counted / seconds
 
     def end(self) -> None:
         self.process.terminate()
         self.process.join()
 
 
-def _work(asked: Connection, entrant: Entrant) -> None:
+def _work(asked: Connection, entrant: Any, trained: Callable[[Path, Any], Iterator[int]]) -> None:
     on_the_cpu(THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        trained = (_ours if entrant.ours else _trl)(Path(folder), entrant)
+        steps = trained(Path(folder), entrant)
         while True:
             count = asked.recv()
             began = time.perf_counter()
-            tokens = sum(next(trained) for _ in range(count))
+            counted = sum(next(steps) for _ in range(count))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            asked.send((tokens, time.perf_counter() - began, peak))
+            asked.send((counted, time.perf_counter() - began, peak))
+
+
+def _trained(folder: Path, entrant: Entrant) -> Iterator[int]:
+    return (_ours if entrant.ours else _trl)(folder, entrant)
 
 
 def _settings(bf16: bool) -> Pretrain:
@@ -190,7 +197,18 @@ def _sft(folder: Path, count: int, packed: bool, bf16: bool, callbacks: list) ->
 
 
 def _trl(folder: Path, entrant: Entrant) -> Iterator[int]:
-    """The supervised tokens of each of TRL's steps; the trainer runs in a thread that waits to be asked."""
+    """The supervised tokens of each of TRL's steps."""
+    return step_by_step(
+        lambda callbacks: _sft(folder, CONVERSATIONS, entrant.packed, entrant.bf16, callbacks),
+        lambda inputs: int((inputs["labels"][..., 1:] != -100).sum()),
+    )
+
+
+def step_by_step(make: Callable[[list], Any], count: Callable[[Any], int]) -> Iterator[int]:
+    """What `count` finds in the inputs of each step of a trainer, which runs in a thread that waits to be asked.
+
+    make: makes the trainer, given its callbacks.
+    """
     import queue
     import threading
 
@@ -208,11 +226,11 @@ def _trl(folder: Path, entrant: Entrant) -> Iterator[int]:
             self.counted = 0
 
     steps = StepByStep()
-    trainer = _sft(folder, CONVERSATIONS, entrant.packed, entrant.bf16, [steps])
+    trainer = make([steps])
     compute = trainer.compute_loss
 
     def counting(model, inputs, *arguments, **options):
-        steps.counted += int((inputs["labels"][..., 1:] != -100).sum())
+        steps.counted += count(inputs)
         return compute(model, inputs, *arguments, **options)
 
     trainer.compute_loss = counting
@@ -234,9 +252,15 @@ def _in_thread(trainer: Any, done: Any) -> None:
         done.put(error)
 
 
-def compare(entrants: dict[str, Entrant], steps: int, repeats: int) -> dict[str, Any]:
+def compare(
+    entrants: dict[str, Any],
+    steps: int,
+    repeats: int,
+    trained: Callable[[Path, Any], Iterator[int]] = _trained,
+    unit: str = "supervised_tokens",
+) -> dict[str, Any]:
     """The entrants in turns; ratios of ours over each other one, and everyone's memory."""
-    runners = {name: Runner(entrant) for name, entrant in entrants.items()}
+    runners = {name: Runner(entrant, trained) for name, entrant in entrants.items()}
     try:
         for runner in runners.values():
             runner.steps(WARMUP)
@@ -246,7 +270,7 @@ def compare(entrants: dict[str, Entrant], steps: int, repeats: int) -> dict[str,
         figures = interleaved(turns, repeats)
         return {
             "ratios": {f"ours / {name}": ratio(figures, "ours", name) for name in figures if name != "ours"},
-            "supervised_tokens_per_second": {name: spread(rates) for name, rates in figures.items()},
+            f"{unit}_per_second": {name: spread(rates) for name, rates in figures.items()},
             "peak_memory_bytes": {name: runner.peak for name, runner in runners.items()},
         }
     finally:
