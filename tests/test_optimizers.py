@@ -37,6 +37,7 @@ def test_lion_is_its_papers_algorithm():
         weight = weight - 0.1 * (direction + 0.2 * weight)
         moment = 0.99 * moment + 0.01 * gradient
     torch.testing.assert_close(layer.weight.data, weight)
+    torch.testing.assert_close(optimizer.state[layer.weight]["exp_avg"], moment)
 
 
 def test_the_two_names_of_adamw_are_one_rule():

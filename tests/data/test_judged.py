@@ -205,6 +205,13 @@ def test_every_unit_is_whole_in_one_item_and_there_once_an_epoch(tmp_path, packe
     assert rows.ledger().kept == shard.tokens_total
 
 
+def test_a_text_without_a_prompt_is_counted_from_its_second_token(tmp_path):
+    """Nothing stands before the first one that could predict it."""
+    shard = shard_of_answers(tmp_path / "shard", [([], [5, 6, 7]), ([], [5, 9])], [WANTED, UNWANTED], 37)
+    rows = PackedAnswers(shard, None, 8, None, "error", True)
+    assert rows.item(0)["answer_lengths"].tolist() == [[2, 1]]
+
+
 def test_items_of_fewer_units_are_filled_up_with_none(tmp_path):
     answers, labels = random_units(5)
     shard = shard_of_answers(tmp_path / "shard", answers, labels, 37)
