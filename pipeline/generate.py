@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
+REINFORCED = "reinforced"  # learnt from rewards for going on with texts
+DOCUMENTS = ("base", REINFORCED)  # kinds of samples that go on with a text; the others answer
+
+
 def check(config: LanguageModelConfig) -> None:
     """Refuse chat prompts where nothing is fine-tuned to answer them.
 
@@ -47,6 +51,8 @@ def run(context: Context) -> dict[str, Any]:
     )
     if tuned:
         samples += _samples(context, "chat", tuned, settings.chat_prompts)
+    if "reinforce" in context.inputs and context.config.plain_prompts:
+        samples += _samples(context, REINFORCED, context.inputs["reinforce"], settings.prompts)
     write_json(context.out / "samples.json", samples)
     return {
         "samples": len(samples),
@@ -76,7 +82,7 @@ def _samples(context: Context, kind: str, made: Path, prompts: Sequence[str]) ->
 def _prompt_ids(tokenizer: PreTrainedTokenizerFast, kind: str, prompt: str) -> list[int]:
     from pipeline.data.chat import ChatEncoder
 
-    if kind == "base":
+    if kind in DOCUMENTS:
         return document_prompt(tokenizer, prompt)
     return chat_prompt(ChatEncoder(tokenizer), [{"role": "user", "content": prompt}])
 

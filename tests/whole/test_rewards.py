@@ -19,8 +19,8 @@ def judge(completion, prompt, wanted):
 """
 
 
-def write_recipe(folder: Path, source: str, **changes) -> list[str]:
-    """Forty prompts with a column beside them; two processes."""
+def write_recipe(folder: Path, source: str, plain: bool = False, **changes) -> list[str]:
+    """Forty prompts with a column beside them; two processes. plain: prompts are texts to go on with."""
     folder.mkdir(exist_ok=True)
     if not (folder / "base").is_dir():
         save_model(make_model(0, scale=0.05), make_tokenizer(folder / "tokenizer"), folder / "base")
@@ -37,7 +37,7 @@ def write_recipe(folder: Path, source: str, **changes) -> list[str]:
             "threads": 1,
         },
         "model": {"pretrained": str(folder / "base")},
-        "prompts": {"path": str(folder / "prompts.jsonl"), "held_out": 0.3},
+        "prompts": {"path": str(folder / "prompts.jsonl"), "held_out": 0.3, "plain": plain},
         "reinforce": {
             "reward": f"{folder / 'reward.py'}:judge",
             "sequence_length": 64,
@@ -50,7 +50,7 @@ def write_recipe(folder: Path, source: str, **changes) -> list[str]:
             **changes,
         },
         "evaluate": {"functions": 0, "multiple_choice": 0, "rewards": 8},
-        "generate": {"chat_prompts": ["say it"], "max_new_tokens": 4},
+        "generate": {"prompts" if plain else "chat_prompts": ["say it"], "max_new_tokens": 4},
         "export": {"licence": "MIT"},
     }
     (folder / "recipe.yaml").write_text(json.dumps(tree))
@@ -91,15 +91,17 @@ def judge(completion, prompt, wanted):
 
 
 def test_a_reward_that_fails_in_the_middle_is_named_and_the_run_goes_on_when_it_is_mended(tmp_path):
-    words = write_recipe(tmp_path, BREAKS)
+    words = write_recipe(tmp_path, BREAKS, plain=True)
     broken = headwater("run", *words)
     assert broken.code == 2 and "Traceback" not in broken.err
     assert "judge returned 'good', which is no finite number" in broken.err
     assert "completion: " in broken.err and "mend the function" in broken.err
     assert not (tmp_path / "run" / "reinforce").exists()
-    write_recipe(tmp_path, SHORT)
+    write_recipe(tmp_path, SHORT, plain=True)
     done = headwater("run", *words)
     assert done.code == 0 and "reinforce: resuming after step" in done.out
+    samples = json.loads((tmp_path / "run" / "generate" / "samples.json").read_text())
+    assert [sample["kind"] for sample in samples] == ["base", "base", "reinforced", "reinforced"]
 
 
 @pytest.mark.parametrize(
