@@ -17,7 +17,7 @@ from pipeline.data.config import Corpus
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.model import load_model, load_tokenizer
-from pipeline.lm.rewards import Reward
+from pipeline.lm.tuning.rewards import Reward
 from pipeline.lm.vocabulary import as_it_came
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json

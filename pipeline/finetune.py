@@ -23,7 +23,7 @@ def check(config: LanguageModelConfig) -> None:
     assert config.finetune is not None, "the stage exists only where its section does"
     check_launch(config.run, config.finetune, (1, 2, 3), config.finetune)
     if config.finetune.teacher:
-        from pipeline.lm.distillation import check_teacher
+        from pipeline.lm.tuning.distillation import check_teacher
 
         check_teacher(config.finetune, "finetune")
     if config.model.architecture and config.tokenizer:
@@ -62,10 +62,10 @@ def size_before(config: LanguageModelConfig, training: Tuning) -> Size | None:
 def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/` (merged, fp32) and, with adapters, `adapter/`."""
     from pipeline.data.shards import Shard, tokenizer_digest
-    from pipeline.lm.distillation import teacher_maker
     from pipeline.lm.model import config_of
     from pipeline.lm.recipe import LanguageModel
     from pipeline.lm.rows import rows_of, said_of
+    from pipeline.lm.tuning.distillation import teacher_maker
     from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
@@ -111,9 +111,9 @@ def built(context: Context, base: Path, training: Tuning, attention: str | None 
     attention: where not what the recipe and the machine choose.
     """
     from pipeline.lm.attention import chosen_for
-    from pipeline.lm.freezing import freeze
-    from pipeline.lm.lora import add_adapters
     from pipeline.lm.model import check_trainable, config_of, load_model
+    from pipeline.lm.tuning.freezing import freeze
+    from pipeline.lm.tuning.lora import add_adapters
     from pipeline.lm.vocabulary import added_ids
 
     asked, settings = context.config.model.attention, config_of(base)
@@ -127,8 +127,8 @@ def built(context: Context, base: Path, training: Tuning, attention: str | None 
 
 def write_tuned(context: Context, base: Path, training: Tuning, trained: dict[str, Any]) -> None:
     """Write `model/` and, with adapters, `adapter/`: the weights in `base` with what was trained."""
-    from pipeline.lm.lora import save_adapter
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
+    from pipeline.lm.tuning.lora import save_adapter
 
     model = built(context, base, training)
     load_weights(model, trained)

@@ -47,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     Raises:
         UserError: as pipeline.reference.rows.
     """
-    from pipeline.lm.preference import PreferenceModel
+    from pipeline.lm.tuning.preference import PreferenceModel
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 

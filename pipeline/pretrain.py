@@ -24,7 +24,7 @@ def check(config: LanguageModelConfig) -> None:
     assert config.pretrain is not None, "the stage exists only where its section does"
     check_launch(config.run, config.pretrain, (1, 2, 3), config.pretrain)
     if config.pretrain.teacher:
-        from pipeline.lm.distillation import check_teacher
+        from pipeline.lm.tuning.distillation import check_teacher
 
         check_teacher(config.pretrain, "pretrain")
     if config.model.architecture and config.tokenizer:
@@ -60,10 +60,10 @@ def _fresh_config(
 def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/`: fp32 weights (the EMA's where there is one), config and tokenizer."""
     from pipeline.data.shards import Shard, tokenizer_digest
-    from pipeline.lm.distillation import teacher_maker
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
     from pipeline.lm.recipe import LanguageModel
     from pipeline.lm.rows import rows_of, said_of
+    from pipeline.lm.tuning.distillation import teacher_maker
     from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
@@ -117,8 +117,8 @@ def _settings(context: Context, tokenizer: Any) -> PretrainedConfig:
 
 def _model(context: Context, tokenizer: Any) -> Any:
     from pipeline.lm.attention import chosen_for
-    from pipeline.lm.freezing import freeze
     from pipeline.lm.model import build_model, check_trainable, load_model
+    from pipeline.lm.tuning.freezing import freeze
 
     config, training, settings = context.config, context.config.pretrain, _settings(context, tokenizer)
     check_trainable(settings, config.model.attention, training)

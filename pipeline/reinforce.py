@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.finetune import built, size_before, write_tuned
 from pipeline.lm.config import LanguageModelConfig
-from pipeline.lm.rewards import Reward
+from pipeline.lm.tuning.rewards import Reward
 from pipeline.reference import model_before
 from pipeline.run.errors import UserError
 from pipeline.run.launch import check_launch
@@ -16,7 +16,7 @@ from pipeline.run.stage import Context
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.lm.reinforcement import PromptRows
+    from pipeline.lm.tuning.reinforcement import PromptRows
     from pipeline.run.memory import Size
 
 ZERO_STAGES = (1, 2)
@@ -45,7 +45,7 @@ def run(context: Context) -> dict[str, Any]:
         UserError: no prompt leaves room for an answer; the reward fails, or has changed what the stage is made from.
     """
     from pipeline.lm.model import load_tokenizer
-    from pipeline.lm.reinforcement import RewardedModel
+    from pipeline.lm.tuning.reinforcement import RewardedModel
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 
@@ -85,7 +85,7 @@ def rows(context: Context, base: Path, split: str, seed: int | None) -> PromptRo
         UserError: none does; they were made with another tokenizer than the model's.
     """
     from pipeline.data.shards import Shard, tokenizer_digest
-    from pipeline.lm.reinforcement import PromptRows
+    from pipeline.lm.tuning.reinforcement import PromptRows
     from pipeline.scores.bits import read_lines
 
     training, held = context.config.reinforce, context.inputs["tokenize"]

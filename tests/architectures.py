@@ -22,9 +22,9 @@ from transformers.utils import logging
 from pipeline.data.packing import Alone, PackedDocuments, collate
 from pipeline.lm.attention import chosen, kinds_of_layers, packs
 from pipeline.lm.config import Lora
-from pipeline.lm.lora import add_adapters
 from pipeline.lm.model import build_model, load_model
 from pipeline.lm.recipe import LanguageModel, TokenLoss
+from pipeline.lm.tuning.lora import add_adapters
 from pipeline.run.config import Training
 from pipeline.train.loop import Trainer, steps
 from tests.tiny_language_model import ALONE, VOCABULARY, loss_and_logits, random_documents, shard_of

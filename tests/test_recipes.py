@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.lm.reinforcement import RewardedModel
+from pipeline.lm.tuning.reinforcement import RewardedModel
 from pipeline.train.engine import Runtime
 from pipeline.train.loop import Trainer, steps
 from pipeline.train.recipe import Clock

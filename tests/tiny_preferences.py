@@ -10,8 +10,8 @@ from pipeline.data.kinds import FOREIGN, UNWANTED, WANTED
 from pipeline.data.pairs import PackedAnswers
 from pipeline.data.shards import Shard, ShardWriter
 from pipeline.lm.config import Prefer, Reinforce
-from pipeline.lm.preference import PreferenceModel
-from pipeline.lm.reinforcement import PromptRows, RewardedModel
+from pipeline.lm.tuning.preference import PreferenceModel
+from pipeline.lm.tuning.reinforcement import PromptRows, RewardedModel
 from tests.tiny_language_model import VOCABULARY, tiny_model
 
 Answer = tuple[list[int], list[int]]  # tokens of the prompt, tokens of the answer

@@ -232,7 +232,7 @@ REFERENCED = (
 
 
 class Prefer(Tuning):
-    """Preference tuning on judged answers; pipeline/lm/losses.py has the equations."""
+    """Preference tuning on judged answers; pipeline/lm/tuning/losses.py has the equations."""
 
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "simpo", "orpo", "cpo", "kto"] = what(
         "sigmoid", "of pairs: DPO's (sigmoid) or another; of single answers with verdicts: kto"
@@ -281,7 +281,7 @@ class Prefer(Tuning):
 
 
 class Reinforce(Tuning):
-    """Learning from checkable rewards; pipeline/lm/reinforcement.py has the equations. Samples are prompts."""
+    """Learning from checkable rewards; pipeline/lm/tuning/reinforcement.py has the equations. Samples are prompts."""
 
     reward: str = what(
         ..., "FILE.py:FUNCTION, of which FUNCTION(completion, **row) returns what an answer is worth"

@@ -184,8 +184,8 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
             adapted modules that are not there.
     """
     from pipeline.lm.attention import chosen_for, packs
-    from pipeline.lm.freezing import freeze
-    from pipeline.lm.lora import check_targets
+    from pipeline.lm.tuning.freezing import freeze
+    from pipeline.lm.tuning.lora import check_targets
     from pipeline.lm.ulysses import check_shared
 
     model = check_fits(config, attention, training.sequence_length)

@@ -20,9 +20,9 @@ from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.attention import apart, boundaries, implementation_of, packs
 from pipeline.lm.config import Lora, Pretrain, Tuning
 from pipeline.lm.experts import Balance, balance_weight, routers_of
-from pipeline.lm.freezing import freeze
-from pipeline.lm.lora import add_adapters
 from pipeline.lm.machine import compiled, kernels
+from pipeline.lm.tuning.freezing import freeze
+from pipeline.lm.tuning.lora import add_adapters
 from pipeline.lm.ulysses import Sharing, shared
 from pipeline.run.activations import kept_bytes
 from pipeline.run.config import Training
@@ -221,7 +221,7 @@ class LanguageModel:
                 layer.compile()
         found: dict[str, nn.Module] = {"model": self.wrapped(net.train())}
         if self.teacher:
-            from pipeline.lm.distillation import TeacherLogits
+            from pipeline.lm.tuning.distillation import TeacherLogits
 
             found["teacher"] = TeacherLogits(self.teacher(), self.packed)
         return found
@@ -230,7 +230,7 @@ class LanguageModel:
         """The module whose forward gives what `loss` needs."""
         if not self.teacher:
             return TokenLoss(net, self.packed)
-        from pipeline.lm.distillation import DistilledLoss
+        from pipeline.lm.tuning.distillation import DistilledLoss
 
         return DistilledLoss(net, self.packed, self.training.teacher)
 

@@ -134,14 +134,14 @@ def _teacher(config: LanguageModelConfig, stage: str) -> dict[str, Path]:
     section = getattr(config, stage)
     if section.teacher is None:
         return {}
-    from pipeline.lm.distillation import teacher_files
+    from pipeline.lm.tuning.distillation import teacher_files
 
     return teacher_files(section)
 
 
 def _reward(config: LanguageModelConfig) -> dict[str, Path]:
     """The file of the reward function."""
-    from pipeline.lm.rewards import file_of
+    from pipeline.lm.tuning.rewards import file_of
 
     file = file_of(config.reinforce.reward)
     return {f"reward: {file.name}": file}

@@ -123,7 +123,7 @@ def begun(config: Seq2SeqConfig, settings: "PretrainedConfig", start: Path | Non
     model = loaded(given) if given and not counted_only else fresh(settings)
     if lora is None:
         return model
-    from pipeline.lm.lora import add_adapters
+    from pipeline.lm.tuning.lora import add_adapters
 
     return add_adapters(model, lora, task_type="SEQ_2_SEQ_LM")
 

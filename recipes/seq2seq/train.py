@@ -27,7 +27,7 @@ def check_training(config: Seq2SeqConfig, training: Grouped) -> None:
     import torch
     import transformers
 
-    from pipeline.lm.lora import check_targets
+    from pipeline.lm.tuning.lora import check_targets
     from recipes.seq2seq.model import LOADER
     from recipes.seq2seq.seq2seq import ZERO_STAGES
 

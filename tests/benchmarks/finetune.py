@@ -137,7 +137,7 @@ def _ours(folder: Path, entrant: Entrant) -> Iterator[int]:
     """The supervised tokens of each step."""
     from pipeline.data.packing import PackedConversations
     from pipeline.lm.attention import SHORT_ROWS
-    from pipeline.lm.lora import add_adapters
+    from pipeline.lm.tuning.lora import add_adapters
     from pipeline.train.loop import steps
     from tests.benchmarks.workload import our_trainer
 

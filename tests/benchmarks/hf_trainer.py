@@ -69,7 +69,7 @@ def contestant(job: Job) -> Iterator[float]:
 def _train(asked: Connection, job: Job) -> None:
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
-    from pipeline.lm.lora import add_adapters
+    from pipeline.lm.tuning.lora import add_adapters
 
     class StepByStep(TrainerCallback):
         """Hold the Trainer before each step until it is asked for, and answer with the loss when it is done."""

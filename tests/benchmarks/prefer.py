@@ -75,8 +75,8 @@ def _trained(folder: Path, entrant: Entrant) -> Iterator[int]:
 def _ours(folder: Path, entrant: Entrant) -> Iterator[int]:
     """The pairs of each step."""
     from pipeline.lm.attention import SHORT_ROWS
-    from pipeline.lm.lora import add_adapters
-    from pipeline.lm.preference import PreferenceModel
+    from pipeline.lm.tuning.lora import add_adapters
+    from pipeline.lm.tuning.preference import PreferenceModel
     from pipeline.train.loop import Trainer, steps
     from tests.tiny_language_model import ALONE
 

@@ -168,7 +168,7 @@ def llama(place: Place) -> tuple[Model, int, int]:
 
 def lora_against_trainer(place: Place) -> Said:
     """LoRA of all linear layers, bf16 autocast, the same rows: our loop and transformers' Trainer in turns."""
-    from pipeline.lm.lora import add_adapters
+    from pipeline.lm.tuning.lora import add_adapters
 
     model, vocabulary, length = llama(place)
     rows, count = Rows(vocabulary, length), place.size(8, 2)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pipeline.data.packing import PackedDocuments
-from pipeline.lm.freezing import freeze
 from pipeline.lm.recipe import LanguageModel
+from pipeline.lm.tuning.freezing import freeze
 from pipeline.run.config import Training
 from pipeline.run.errors import UserError
 from pipeline.train import checkpoint

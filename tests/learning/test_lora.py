@@ -8,9 +8,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from pipeline.lm import lora, model
+from pipeline.lm import model
 from pipeline.lm.config import Lora
 from pipeline.lm.recipe import decoder_layers
+from pipeline.lm.tuning import lora
 from pipeline.run.config import Optimizer
 from pipeline.run.errors import UserError
 from tests.tiny_language_model import ARCHITECTURES, VOCABULARY, random_documents, tiny_model, trained

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.data.packing import IGNORED
 from pipeline.lm.config import Reinforce
-from pipeline.lm.reinforcement import advantages, policy_terms
-from pipeline.lm.rewards import Reward
+from pipeline.lm.tuning.reinforcement import advantages, policy_terms
+from pipeline.lm.tuning.rewards import Reward
 from pipeline.run.errors import UserError
 from pipeline.train.recipe import Clock
 from tests.tiny_language_model import random_documents, shard_of

@@ -5,10 +5,16 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.data.packing import IGNORED
-from pipeline.lm import distillation
 from pipeline.lm.config import Pretrain, Teacher
-from pipeline.lm.distillation import DistilledLoss, TeacherLogits, check_teacher, divergence, teacher_of
 from pipeline.lm.model import save_model
+from pipeline.lm.tuning import distillation
+from pipeline.lm.tuning.distillation import (
+    DistilledLoss,
+    TeacherLogits,
+    check_teacher,
+    divergence,
+    teacher_of,
+)
 from pipeline.run.errors import UserError
 from tests.stages.tiny_model import make_model, make_tokenizer
 from tests.tiny_language_model import tiny_model

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 from pipeline.data.kinds import FOREIGN, UNWANTED, WANTED
 from pipeline.data.pairs import PackedAnswers
 from pipeline.lm.config import Prefer
-from pipeline.lm.losses import Answers, log_one_minus_exp, preference_terms
 from pipeline.lm.model import save_model
-from pipeline.lm.preference import AnswerLogps, PreferenceModel
+from pipeline.lm.tuning.losses import Answers, log_one_minus_exp, preference_terms
+from pipeline.lm.tuning.preference import AnswerLogps, PreferenceModel
 from pipeline.train.recipe import Clock
 from tests.stages.tiny_model import POSITIONS, VOCABULARY, make_model, make_tokenizer
 from tests.tiny_preferences import Answer, plain_logps, shard_of_answers

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline.lm.config import LanguageModelConfig, Lora
-from pipeline.lm.lora import add_adapters, save_adapter
 from pipeline.lm.model import save_model
+from pipeline.lm.tuning.lora import add_adapters, save_adapter
 from pipeline.run import artifact
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context, Stage

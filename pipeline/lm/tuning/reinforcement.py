@@ -20,7 +20,7 @@ from pipeline.data.shards import Shard
 from pipeline.lm.config import Reinforce
 from pipeline.lm.decoding import sample_batch
 from pipeline.lm.recipe import LanguageModel, TokenLoss, token_losses
-from pipeline.lm.rewards import raise_alike
+from pipeline.lm.tuning.rewards import raise_alike
 from pipeline.run.errors import UserError
 from pipeline.train.recipe import Batch, Clock, Loss, Sum, derived_seed
 

@@ -76,7 +76,7 @@ def file_of(spec: str) -> Path:
         raise UserError(f"reinforce.reward {spec!r} names no function\n{EXPECTED}")
     path = Path(name).expanduser()
     if not path.is_file():
-        shipped = Path(__file__).parents[2] / name  # beside recipes that came with the package
+        shipped = Path(__file__).parents[3] / name  # beside recipes that came with the package
         if not shipped.is_file():
             raise UserError(f"reinforce.reward: no file {name}\n{EXPECTED}")
         path = shipped

@@ -1,0 +1,1 @@
+"""What is trained after pretraining, and how: adapters, frozen weights, preferences, rewards, teachers."""
