@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.attention import apart, boundaries, implementation_of, packs
-from pipeline.lm.config import Lora, Pretrain, Tuning
+from pipeline.lm.config import Lora, Pretrain, Reinforce, Tuning
 from pipeline.lm.experts import Balance, balance_weight, routers_of
 from pipeline.lm.machine import compiled, kernels
 from pipeline.lm.tuning.freezing import freeze
@@ -314,18 +314,37 @@ def size_of(
     """What training a decoder of this config on this launcher holds and does; counted on an empty model."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation_of(attention))
-        flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size
+        rows = rows_of_sample(training)
+        flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size * rows
         total = sum(parameter.numel() for parameter in model.parameters())
         freeze(model, training.freeze)
         net = add_adapters(model, lora) if lora else model
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))
     stretch = sequence_length // training.sequence_parallel_size
-    shape = (Batches.derive(training, launch.num_processes).micro, stretch)
+    shape = (Batches.derive(training, launch.num_processes).micro * rows, stretch)
     packed = packs(training.packing, config)
     activations = _activations(TokenLoss(net, packed), config, training, shape, launch.zero_stage is not None)
+    beside = 4 * _beside(training, total)  # fp32, whole on every process
+    activations += beside + (math.prod(shape) * config.vocab_size * 4 if beside else 0)
     parameters = total + (trained if lora else 0)
     return Size(parameters, trained, moments, flops, activations, kernels(attention, training, packed))
+
+
+def rows_of_sample(training: Pretrain | Tuning) -> int:
+    """Rows that one sample of a batch makes: the answers that are sampled to a prompt, else one."""
+    return getattr(training, "num_generations", 1)
+
+
+def _beside(training: Pretrain | Tuning, own: int) -> int:
+    """Parameters of a second model in memory: a teacher's, or those of the model before that rewards compare with."""
+    from transformers import AutoConfig
+
+    if teacher := getattr(training, "teacher", None):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(teacher.model))
+        return sum(parameter.numel() for parameter in model.parameters())
+    return own if isinstance(training, Reinforce) and training.beta else 0
 
 
 def _activations(
