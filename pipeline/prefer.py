@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.finetune import built, size_before, write_tuned
-from pipeline.lm.brought import vocabulary_of
 from pipeline.lm.config import LanguageModelConfig
-from pipeline.reference import SPLITS, model_before, rows
+from pipeline.lm.tuning.rows import SPLITS, rows
+from pipeline.lm.tuning.weights import built, check_fresh, model_before, size_before, write_tuned
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
 
@@ -25,12 +24,7 @@ def check(config: LanguageModelConfig) -> None:
     """
     assert config.prefer is not None, "the stage exists only where its section does"
     check_launch(config.run, config.prefer, (1, 2, 3), config.prefer)
-    if config.model.architecture and config.tokenizer:
-        from pipeline.lm.model import build_config, check_trainable
-
-        positions = config.pretrain.sequence_length
-        settings = build_config(config.model, vocabulary_of(config.tokenizer), {}, positions)
-        check_trainable(settings, config.model.attention, config.prefer)
+    check_fresh(config, config.prefer)
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:

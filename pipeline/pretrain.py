@@ -61,9 +61,8 @@ def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/`: fp32 weights (the EMA's where there is one), config and tokenizer."""
     from pipeline.data.shards import Shard, tokenizer_digest
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
-    from pipeline.lm.recipe import LanguageModel
     from pipeline.lm.rows import rows_of, said_of
-    from pipeline.lm.tuning.distillation import teacher_maker
+    from pipeline.lm.tuning.distillation import recipe_of
     from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
@@ -82,8 +81,10 @@ def run(context: Context) -> dict[str, Any]:
     if runtime.is_main and (said := said_of(train, settings)):
         context.terminal.write(f"pretrain: {said}\n")
     training = training.over(train.length)
-    recipe = LanguageModel(
-        training=training,
+    recipe = recipe_of(
+        training,
+        config.model.attention,
+        origin,
         build=lambda: _model(context, tokenizer),
         train=train,
         held=held,
@@ -91,7 +92,6 @@ def run(context: Context) -> dict[str, Any]:
         packed=train.packed,
         noise=training.neftune_noise_alpha,
         sharing=sharing_of(runtime),
-        teacher=teacher_maker(training, config.model.attention, origin),
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)

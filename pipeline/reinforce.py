@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.finetune import built, size_before, write_tuned
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.tuning.rewards import Reward
-from pipeline.reference import model_before
+from pipeline.lm.tuning.weights import built, check_fresh, model_before, size_before, write_tuned
 from pipeline.run.errors import UserError
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
@@ -30,6 +29,7 @@ def check(config: LanguageModelConfig) -> None:
     """
     assert config.reinforce is not None, "the stage exists only where its section does"
     check_launch(config.run, config.reinforce, ZERO_STAGES, config.reinforce)
+    check_fresh(config, config.reinforce)
     Reward(config.reinforce.reward)
 
 

@@ -1,6 +1,5 @@
 """The recipes that tests/test_recipes.py holds to the contract: each small, each from the settings of its own YAML."""
 
-import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pipeline.data.packing import PackedDocuments
 from pipeline.data.shards import Shard
 from pipeline.lm.config import Pretrain, Teacher
 from pipeline.lm.recipe import LanguageModel
+from pipeline.lm.tuning.distillation import DistilledModel
 from pipeline.run.config import Training
 from pipeline.run.stage import Context, Stage, open_recipe
 from pipeline.train.recipe import Recipe
@@ -140,7 +140,8 @@ def _distilled(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
         teacher=TEACHER,
         **_loop(micro, max_steps),
     )
-    return dataclasses.replace(recipe, training=training, teacher=lambda: tiny_model("qwen3", 16))
+    fields = {name: getattr(recipe, name) for name in ("build", "train", "held", "sequence_length")}
+    return DistilledModel(training, **fields, teacher=lambda: tiny_model("qwen3", 16))
 
 
 def _preferences(shared: Path, micro: int, max_steps: int = STEPS, **settings: Any) -> Recipe:

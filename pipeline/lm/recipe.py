@@ -170,6 +170,9 @@ def _noisy(alpha: float, module: nn.Module, _: tuple, embedded_BTD: Tensor) -> T
     return embedded_BTD + torch.empty_like(embedded_BTD).uniform_(-size, size)
 
 
+ROWS = ("input_ids", "labels", "document_ids", "position_ids")
+
+
 def counted(batch: Batch) -> Tensor:
     """How much each label counts, [B, T]: its weight, and without weights 1 where there is one."""
     return batch["weights"] if "weights" in batch else batch["labels"] != IGNORED
@@ -181,7 +184,6 @@ class LanguageModel:
 
     build: makes the net with the weights to start from; a peft model trains its adapters only. sequence_length: tokens
     a row, on average where rows are not packed. noise: NEFTune's alpha. sharing: among processes that share each row.
-    teacher: makes the model whose probabilities are learnt beside the text; `training` says how.
     """
 
     training: Training
@@ -192,7 +194,6 @@ class LanguageModel:
     packed: bool = True
     noise: float = 0.0
     sharing: Sharing | None = None
-    teacher: Callable[[], PreTrainedModel] | None = None
     flops_per_sample: float = 0.0
     balance_weight: float = 0.0
 
@@ -219,20 +220,11 @@ class LanguageModel:
         if compiled(self.training, self.packed):
             for layer in decoder_layers(net):
                 layer.compile()
-        found: dict[str, nn.Module] = {"model": self.wrapped(net.train())}
-        if self.teacher:
-            from pipeline.lm.tuning.distillation import TeacherLogits
-
-            found["teacher"] = TeacherLogits(self.teacher(), self.packed)
-        return found
+        return {"model": self.wrapped(net.train())}
 
     def wrapped(self, net: PreTrainedModel) -> TokenLoss:
         """The module whose forward gives what `loss` needs."""
-        if not self.teacher:
-            return TokenLoss(net, self.packed)
-        from pipeline.lm.tuning.distillation import DistilledLoss
-
-        return DistilledLoss(net, self.packed, self.training.teacher)
+        return TokenLoss(net, self.packed)
 
     def data(self) -> Split:
         return self.train
@@ -250,15 +242,8 @@ class LanguageModel:
         return float(counted(batch).sum())
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
-        rows = [batch[name] for name in ("input_ids", "labels", "document_ids", "position_ids")]
-        taught = []
-        if self.teacher:
-            with torch.no_grad():
-                inputs, _, documents, positions = rows
-                taught = [nets["teacher"](inputs, documents, positions, batch["boundaries"])]
-        found = nets["model"](*rows, batch.get("weights"), batch["boundaries"], *taught)
-        if self.teacher:
-            return self._distilled(found, batch)
+        rows = (batch[name] for name in ROWS)
+        found = nets["model"](*rows, batch.get("weights"), batch["boundaries"])
         if isinstance(found, Tensor):
             return Loss(found)
         # A row's balance counts as much as its supervised tokens do: over a step, and however the step is cut.
@@ -267,16 +252,6 @@ class LanguageModel:
         balance, load = (balance_B * counted_B).sum(), (load_B * counted_B).sum()
         total = cross_entropy + self.balance_weight * balance
         parts = {"cross_entropy": cross_entropy, "router_balance": balance, "router_load": load}
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
-
-    def _distilled(self, found: tuple, batch: Batch) -> Loss:
-        """Text and divergence by their weights, with the routers' balance where there is one."""
-        (text, apart), balance = found if self.balance_weight else (found, None)
-        share = self.training.teacher.weight
-        total, parts = (1 - share) * text + share * apart, {"cross_entropy": text, "divergence": apart}
-        if balance is not None:
-            even = (balance[0] * counted(batch).sum(1)).sum()
-            total, parts = total + self.balance_weight * even, parts | {"router_balance": even}
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:

@@ -6,20 +6,22 @@ Shapes: B rows, T positions, V vocabulary entries, N positions of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from pipeline.data.packing import IGNORED
 from pipeline.lm.config import Finetune, Pretrain, Teacher
-from pipeline.lm.recipe import TokenLoss, rows_at_once, summed_loss
+from pipeline.lm.recipe import ROWS, LanguageModel, TokenLoss, counted, rows_at_once, summed_loss
 from pipeline.run.errors import UserError
+from pipeline.train.recipe import Batch, Clock, Loss
 
 if TYPE_CHECKING:
     from pipeline.lm.experts import Balance
@@ -60,6 +62,43 @@ class DistilledLoss(TokenLoss):
         return self.with_balance((text, apart), document_ids_BT)
 
 
+@dataclass
+class DistilledModel(LanguageModel):
+    """A language model that learns another one's probabilities beside the text; `training` says how much of each.
+
+    teacher: makes the other model.
+    """
+
+    teacher: Callable[[], PreTrainedModel] | None = None
+
+    @property
+    def asked(self) -> Teacher:
+        assert isinstance(self.training, Pretrain | Finetune) and self.training.teacher, "the section has one"
+        return self.training.teacher
+
+    def nets(self) -> dict[str, nn.Module]:
+        assert self.teacher is not None, "what makes it is given"
+        return super().nets() | {"teacher": TeacherLogits(self.teacher(), self.packed)}
+
+    def wrapped(self, net: PreTrainedModel) -> TokenLoss:
+        return DistilledLoss(net, self.packed, self.asked)
+
+    def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
+        """Text and divergence by their weights, with the routers' balance where there is one."""
+        rows = [batch[name] for name in ROWS]
+        with torch.no_grad():
+            inputs, _, documents, positions = rows
+            theirs = nets["teacher"](inputs, documents, positions, batch["boundaries"])
+        found = nets["model"](*rows, batch.get("weights"), batch["boundaries"], theirs)
+        (text, apart), balance = found if self.balance_weight else (found, None)
+        share = self.asked.weight
+        total, parts = (1 - share) * text + share * apart, {"cross_entropy": text, "divergence": apart}
+        if balance is not None:
+            even = (balance[0] * counted(batch).sum(1)).sum()
+            total, parts = total + self.balance_weight * even, parts | {"router_balance": even}
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+
 def divergence(logits_NV: Tensor, teacher_NV: Tensor, counted_N: Tensor, asked: Teacher) -> Tensor:
     """The divergence summed over positions by what each counts, times the squared temperature; 0-d, fp32.
 
@@ -82,11 +121,15 @@ def _divergence(logits_NV: Tensor, teacher_NV: Tensor, counted_N: Tensor, asked:
     return ((one.exp() * (one - other)).sum(-1) * counted_N).sum()
 
 
-def teacher_maker(
-    training: Pretrain | Finetune, attention: str, tokenizer: Path
-) -> Callable[[], PreTrainedModel] | None:
-    """What makes the teacher, where one is asked for; see teacher_of."""
-    return partial(teacher_of, training, attention, tokenizer) if training.teacher else None
+def recipe_of(
+    training: Pretrain | Finetune, attention: str, tokenizer: Path, **settings: Any
+) -> LanguageModel:
+    """The recipe of a training stage, with its teacher where the section names one; see teacher_of."""
+    if not training.teacher:
+        return LanguageModel(training=training, **settings)
+    return DistilledModel(
+        training=training, teacher=partial(teacher_of, training, attention, tokenizer), **settings
+    )
 
 
 def teacher_of(training: Pretrain | Finetune, attention: str, tokenizer: Path) -> PreTrainedModel:

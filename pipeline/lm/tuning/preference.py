@@ -17,11 +17,9 @@ from pipeline.data.pairs import NO_UNIT, collate_answers
 from pipeline.lm.attention import boundaries
 from pipeline.lm.config import Prefer
 from pipeline.lm.experts import Balance
-from pipeline.lm.recipe import LanguageModel, TokenLoss, token_losses
+from pipeline.lm.recipe import ROWS, LanguageModel, TokenLoss, token_losses
 from pipeline.lm.tuning.losses import Answers, Terms, preference_terms
 from pipeline.train.recipe import Batch, Clock, Loss, Sum
-
-ROWS = ("input_ids", "labels", "document_ids", "position_ids")
 
 
 class AnswerLogps(TokenLoss):

@@ -1,0 +1,88 @@
+"""The weights that a tuning begins with, what training them holds, and those that it ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.lm.brought import vocabulary_of
+from pipeline.lm.config import LanguageModelConfig, Tuning
+from pipeline.run.launch import read_launch
+from pipeline.run.stage import Context, directory_of
+
+if TYPE_CHECKING:
+    from pipeline.run.memory import Size
+
+
+def model_before(inputs: dict[str, Path]) -> Path:
+    """The model that a tuning begins with: the last one that was trained, or the pretrained one."""
+    made = next(inputs[name] for name in ("prefer", "finetune", "pretrain", "base") if name in inputs)
+    return made / "model"
+
+
+def check_fresh(config: LanguageModelConfig, training: Tuning) -> None:
+    """Refuse what a model from scratch cannot be tuned with; a pretrained one is looked at by the stage `base`.
+
+    Raises:
+        UserError: as pipeline.lm.model.check_trainable.
+    """
+    if not (config.model.architecture and config.tokenizer):
+        return
+    from pipeline.lm.model import build_config, check_trainable
+
+    positions = config.pretrain.sequence_length
+    settings = build_config(config.model, vocabulary_of(config.tokenizer), {}, positions)
+    check_trainable(settings, config.model.attention, training)
+
+
+def size_before(config: LanguageModelConfig, training: Tuning) -> Size | None:
+    """The same of any training that begins with the recipe's model."""
+    from pipeline.lm.attention import chosen_for
+    from pipeline.lm.model import build_config, config_of
+    from pipeline.lm.recipe import size_of
+
+    base = directory_of(config, "base") / "model"
+    if config.model.pretrained and not base.is_dir():
+        return None
+    fresh = config.pretrain and config.tokenizer and not config.model.pretrained
+    settings = (
+        build_config(config.model, vocabulary_of(config.tokenizer), {}, config.pretrain.sequence_length)
+        if fresh
+        else config_of(base)
+    )
+    attention = chosen_for(training, config.model.attention, settings)
+    launch = read_launch(config.run)
+    return size_of(settings, training, training.sequence_length, training.lora, launch, attention)
+
+
+def built(context: Context, base: Path, training: Tuning, attention: str | None = None) -> Any:
+    """The weights to start from; with adapters, a peft model whose only trainable weights are theirs.
+
+    attention: where not what the recipe and the machine choose.
+    """
+    from pipeline.lm.attention import chosen_for
+    from pipeline.lm.model import check_trainable, config_of, load_model
+    from pipeline.lm.tuning.freezing import freeze
+    from pipeline.lm.tuning.lora import add_adapters
+    from pipeline.lm.vocabulary import added_ids
+
+    asked, settings = context.config.model.attention, config_of(base)
+    check_trainable(settings, asked, training)
+    model = load_model(base, attention=attention or chosen_for(training, asked, settings))
+    if training.lora is None:
+        freeze(model, training.freeze)
+        return model
+    return add_adapters(model, training.lora, added_ids(base.parent) if base.parent.name == "base" else None)
+
+
+def write_tuned(context: Context, base: Path, training: Tuning, trained: dict[str, Any]) -> None:
+    """Write `model/` and, with adapters, `adapter/`: the weights in `base` with what was trained."""
+    from pipeline.lm.model import load_tokenizer, load_weights, save_model
+    from pipeline.lm.tuning.lora import save_adapter
+
+    model = built(context, base, training)
+    load_weights(model, trained)
+    if training.lora:
+        save_adapter(model, context.out / "adapter", base)
+        model = model.merge_and_unload()
+    save_model(model, load_tokenizer(base), context.out / "model", base)
