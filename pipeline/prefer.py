@@ -39,7 +39,7 @@ def run(context: Context) -> dict[str, Any]:
         held-out means; `alarm_both_fall` where the model now gives both sides of a pair less probability than before.
 
     Raises:
-        UserError: as pipeline.reference.rows.
+        UserError: as pipeline.lm.tuning.rows.rows.
     """
     from pipeline.lm.tuning.preference import PreferenceModel
     from pipeline.train.engine import start_runtime, stop_runtime

@@ -36,7 +36,7 @@ def check_fresh(config: LanguageModelConfig, training: Tuning) -> None:
 
 
 def size_before(config: LanguageModelConfig, training: Tuning) -> Size | None:
-    """The same of any training that begins with the recipe's model."""
+    """What training the recipe's model holds and does; None while pretrained weights are not here yet."""
     from pipeline.lm.attention import chosen_for
     from pipeline.lm.model import build_config, config_of
     from pipeline.lm.recipe import size_of
