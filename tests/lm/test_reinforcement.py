@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data.packing import IGNORED
 from pipeline.lm.config import Reinforce
-from pipeline.lm.tuning.reinforcement import advantages, policy_terms
+from pipeline.lm.tuning.reinforcement import TokenLogps, advantages, policy_terms
 from pipeline.lm.tuning.rewards import Reward
 from pipeline.run.errors import UserError
 from pipeline.train.recipe import Clock
@@ -116,6 +116,14 @@ def test_answers_that_do_not_end_teach_nothing_where_asked(prompts):
     loss.total.backward()
     grown = sum(float(p.grad.abs().sum()) for p in nets["model"].parameters() if p.grad is not None)
     assert (grown > 0) == (ended > 0)
+
+
+def test_probabilities_are_those_of_the_temperature_that_answers_are_sampled_at(prompts):
+    net = rewarded_model(prompts, LOOP).build()
+    ids, labels = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[IGNORED, 5, 6, IGNORED]])
+    found = TokenLogps(net, False, temperature=0.5)(ids, labels)[0, 1:3]
+    expected = (net(input_ids=ids).logits[0] / 0.5).log_softmax(-1)[[1, 2], [5, 6]]
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_reference_is_compared_with_and_does_not_learn(prompts):

@@ -26,11 +26,18 @@ from pipeline.train.recipe import Batch, Clock, Loss, Sum, derived_seed
 
 
 class TokenLogps(TokenLoss):
-    """A causal language model that returns the log-probability of each label, fp32 [N, T], 0 where it is IGNORED."""
+    """A causal language model that returns the log-probability of each label, fp32 [N, T], 0 where it is IGNORED.
+
+    temperature: of the softmax, the one that answers are sampled at.
+    """
+
+    def __init__(self, model: PreTrainedModel, packed: bool, temperature: float = 1.0) -> None:
+        super().__init__(model, packed)
+        self.temperature = temperature
 
     def forward(self, input_ids_NT: Tensor, labels_NT: Tensor) -> Tensor:
         logits_NTV = self.model(input_ids=input_ids_NT, use_cache=False, return_dict=True).logits
-        return -token_losses(logits_NTV, labels_NT)
+        return -token_losses(logits_NTV / self.temperature, labels_NT)
 
 
 class PromptRows:
@@ -94,10 +101,12 @@ class RewardedModel(LanguageModel):
 
     def nets(self) -> dict[str, nn.Module]:
         found = super().nets()
-        return found | ({"reference": TokenLogps(self.reference(), False)} if self.reference else {})
+        if not self.reference:
+            return found
+        return found | {"reference": TokenLogps(self.reference(), False, self.settings.temperature)}
 
     def wrapped(self, net: PreTrainedModel) -> TokenLoss:
-        return TokenLogps(net, self.packed)
+        return TokenLogps(net, self.packed, self.settings.temperature)
 
     def collate(self, items: list[dict[str, Any]]) -> Batch:
         """Prompts filled up to the longest with -1: int64 [B, P]; their rows and global indices, int64 [B]."""
