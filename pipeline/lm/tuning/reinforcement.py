@@ -37,7 +37,8 @@ class TokenLogps(TokenLoss):
 
     def forward(self, input_ids_NT: Tensor, labels_NT: Tensor) -> Tensor:
         logits_NTV = self.model(input_ids=input_ids_NT, use_cache=False, return_dict=True).logits
-        return -token_losses(logits_NTV / self.temperature, labels_NT)
+        scaled = logits_NTV if self.temperature == 1 else logits_NTV / self.temperature
+        return -token_losses(scaled, labels_NT)
 
 
 class PromptRows:
