@@ -109,5 +109,5 @@ def test_base_on_the_hub_is_named_and_a_local_one_is_not(tiny_run, tmp_path):
     assert "nowhere" not in model_card.settings(pretrained("/nowhere/name"))
     assert "pretrained: name" in model_card.settings(pretrained("/nowhere/name"))
     out = tmp_path / "adapter"
-    export.write_adapter(tiny_run / "finetune" / "adapter", out, pretrained("org/name"))
+    export.write_adapter(tiny_run / "finetune" / "adapter", out, "base", pretrained("org/name"))
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/name"
