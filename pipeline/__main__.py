@@ -54,6 +54,18 @@ def parser() -> argparse.ArgumentParser:
         "--push", metavar="USER/NAME", required=True, help="the repository; private unless --public"
     )
     export.add_argument("--public", action="store_true", help="create the repository public")
+    _merge_verb(verbs)
+    verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
+    verbs.add_parser("chat", help="talk to a run's model in the terminal")
+    translate = verbs.add_parser(
+        "translate", allow_abbrev=False, help="a target for each line, by a run's encoder-decoder"
+    )
+    translate.add_argument("run", type=Path, help="the run's output directory")
+    translate.add_argument("file", type=Path, nargs="?", help="sources, a line each; none: standard input")
+    return top
+
+
+def _merge_verb(verbs: Any) -> None:
     merge = verbs.add_parser(
         "merge", allow_abbrev=False, help="one model from several of the same shape, or from checkpoints"
     )
@@ -72,14 +84,6 @@ def parser() -> argparse.ArgumentParser:
         "--like", help="model directory with the config and tokenizer; default: the first source"
     )
     merge.add_argument("--licence", required=True, help="SPDX identifier that the card repeats")
-    verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
-    verbs.add_parser("chat", help="talk to a run's model in the terminal")
-    translate = verbs.add_parser(
-        "translate", allow_abbrev=False, help="a target for each line, by a run's encoder-decoder"
-    )
-    translate.add_argument("run", type=Path, help="the run's output directory")
-    translate.add_argument("file", type=Path, nargs="?", help="sources, a line each; none: standard input")
-    return top
 
 
 def _recipe_verb(verbs: Any, name: str, text: str, named: bool = False) -> argparse.ArgumentParser:

@@ -13,12 +13,12 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
 from pipeline.run.terminal import bar
+from pipeline.scores.score import REINFORCED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-REINFORCED = "reinforced"  # learnt from rewards for going on with texts
 DOCUMENTS = ("base", REINFORCED)  # kinds of samples that go on with a text; the others answer
 
 

@@ -54,16 +54,12 @@ def run(context: Context) -> dict[str, Any]:
 
 def logps_of(model: Any, shard: Shard, context: Context) -> np.ndarray:
     """fp32 [documents]; NaN of documents that are longer than a row."""
-    from pipeline.data.packing import gather
+    from pipeline.data.packing import whole_document
     from pipeline.scores.likelihood import nll_sums
 
     settings = context.config.prefer
     kept = np.flatnonzero(shard.lengths <= settings.sequence_length)
-    ends = shard.offsets[kept + 1]
-    items = [
-        gather(shard, np.array([start]), np.array([end - start]), np.array([end]))
-        for start, end in zip(shard.offsets[kept], ends, strict=True)
-    ]
+    items = [whole_document(shard, document) for document in kept]
     logps = np.full(shard.documents, np.nan, np.float32)
     if items:
         size = settings.per_device_eval_batch_size

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.tuning.rewards import Reward
 from pipeline.lm.tuning.weights import built, check_fresh, model_before, size_before, write_tuned
+from pipeline.run import artifact
 from pipeline.run.errors import UserError
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
@@ -114,7 +114,6 @@ def _reference(base: Path) -> Any:
 
 def _check_untouched(context: Context) -> None:
     """Refuse a model whose reward function wrote to what it was made from."""
-    artifact = importlib.import_module("pipeline.run.artifact")
     for name, directory in context.inputs.items():
         made = artifact.read(directory)
         if made is None or artifact.damage(made):

@@ -146,11 +146,26 @@ class Chat(ChatSource):
         return " and ".join(part.called for part in self.parts)
 
 
-class Preferences(Section):
+class Judged(Section):
+    """What a source of judged answers and one of prompts share."""
+
+    only_named: ClassVar[bool] = False
+    path: str | None = what(None, "as in chat")
+    split: str = what("train", "datasets only: the split to read")
+    held_out: float = what(0.1, "share of keys held out", gt=0, lt=1)
+    held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
+    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
+
+    @property
+    def called(self) -> str:
+        """Its path where that says what it is, else the kind of source."""
+        return self.path if self.source == "auto" and self.path else self.source
+
+
+class Preferences(Judged):
     """Where judged answers come from: pairs of a better and a worse one, or single ones with a verdict."""
 
     section: ClassVar[str] = "preferences"
-    only_named: ClassVar[bool] = False
     source: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "wordnet"] = (
         what(
             "auto",
@@ -158,16 +173,11 @@ class Preferences(Section):
             "stdlib_docstrings: a function's docstring against its neighbour's",
         )
     )
-    path: str | None = what(None, "as in chat")
-    split: str = what("train", "datasets only: the split to read")
     format: Literal["auto", "pairs", "verdicts"] = what(
         "auto", "pairs: chosen and rejected; verdicts: completion and label; auto: by the columns"
     )
     unwritten: Unwritten = what("error", "as in chat: tools and thinking that the template has no place for")
-    held_out: float = what(0.1, "share of keys held out", gt=0, lt=1)
-    held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
     max_preferences: int | None = what(None, "stop after this many rows; none: all", ge=1)
-    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
 
     @property
     def named_columns(self) -> dict[str, str]:
@@ -178,32 +188,21 @@ class Preferences(Section):
         """How many rows are read; None: all."""
         return self.max_preferences
 
-    @property
-    def called(self) -> str:
-        """Its path where that says what it is, else the kind of source."""
-        return self.path if self.source == "auto" and self.path else self.source
 
-
-class Prompts(Section):
+class Prompts(Judged):
     """Where prompts come from whose answers a reward function judges."""
 
     section: ClassVar[str] = "prompts"
-    only_named: ClassVar[bool] = False
     source: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_functions"] = what(
         "auto", "kind of source, as in chat; stdlib_functions: the headers of Python's own functions"
     )
-    path: str | None = what(None, "as in chat")
-    split: str = what("train", "datasets only: the split to read")
     prompt_column: str = what(
         "prompt", "of tables: a text or a list of messages; the reward is given the others"
     )
     plain: bool = what(
         False, "the prompt's text begins a document, which is gone on with; false: a user's turn"
     )
-    held_out: float = what(0.1, "share of keys held out", gt=0, lt=1)
-    held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
     max_prompts: int | None = what(None, "stop after this many; none: all", ge=1)
-    on_bad_row: Literal["error", "skip"] = what("error", "malformed row: stop, or count and skip")
 
     @property
     def named_columns(self) -> dict[str, str]:
@@ -213,8 +212,3 @@ class Prompts(Section):
     def most(self) -> int | None:
         """How many rows are read; None: all."""
         return self.max_prompts
-
-    @property
-    def called(self) -> str:
-        """Its path where that says what it is, else the kind of source."""
-        return self.path if self.source == "auto" and self.path else self.source

@@ -60,6 +60,12 @@ def gather(shard: Shard, starts: np.ndarray, counts: np.ndarray, ends: np.ndarra
     }
 
 
+def whole_document(shard: Shard, document: int) -> Item:
+    """A whole document as an item."""
+    start, end = shard.offsets[document], shard.offsets[document + 1]
+    return gather(shard, *np.array([[start], [end - start], [end]]))
+
+
 def pad(item: Item, length: int) -> Item:
     """`item` with each of its per-position arrays padded at its end to `length`; other entries as they are."""
     missing = length - len(item["input_ids"])
@@ -116,9 +122,9 @@ class PackedDocuments:
         """Lay out `epoch`: its documents in order, where each begins in the cut, and its rows in order."""
         if epoch == self._epoch:
             return
-        self._documents = _order(self.seed, epoch, self.shard.documents, "documents")
+        self._documents = order_of(self.seed, epoch, self.shard.documents, "documents")
         self._begins = np.concatenate([[0], np.cumsum(self.shard.lengths[self._documents])])
-        self._rows = _order(self.seed, epoch, self.length, "rows")
+        self._rows = order_of(self.seed, epoch, self.length, "rows")
         self._epoch = epoch
 
     def ledger(self) -> Ledger:
@@ -168,7 +174,7 @@ class PackedConversations:
         """The row of global sample `index`: arrays [T]."""
         epoch, offset = position(index, self.length)
         if epoch != self._epoch:
-            self._epoch, self._rows = epoch, _order(self.seed, epoch, self.length, "rows")
+            self._epoch, self._rows = epoch, order_of(self.seed, epoch, self.length, "rows")
         row = self._rows[offset]
         members = self._members[self._row_begins[row] : self._row_begins[row + 1]]
         starts, counts = self.shard.offsets[members], self._kept[members]
@@ -233,7 +239,7 @@ class Alone:
         return gather(self.shard, self._starts[row], self._counts[row], self._ends[row])
 
     def _order(self, epoch: int) -> np.ndarray:
-        order = _order(self.seed, epoch, self.length, "rows")
+        order = order_of(self.seed, epoch, self.length, "rows")
         if self.seed is None:
             return order
         whole = self.length // self.step  # steps that are full; the rows left over come last
@@ -315,5 +321,6 @@ class Conversations:
         return conversation_ledger(self.shard, self._kept).balance()
 
 
-def _order(seed: int | None, epoch: int, length: int, purpose: str) -> np.ndarray:
+def order_of(seed: int | None, epoch: int, length: int, purpose: str) -> np.ndarray:
+    """The order of an epoch, int64 [length]; without a seed as they are."""
     return np.arange(length) if seed is None else permutation(seed, epoch, length, purpose)

@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.data.fitting import best_fit_decreasing
 from pipeline.data.ledger import Ledger
-from pipeline.data.order import permutation, position
-from pipeline.data.packing import collate, gather, pad
+from pipeline.data.order import position
+from pipeline.data.packing import collate, gather, order_of, pad
 from pipeline.data.shards import Shard
 from pipeline.run.errors import UserError
 
@@ -72,12 +72,7 @@ class PackedAnswers:
         """The units of global sample `index`: `rows` of arrays [T], or as long as they are, and arrays [U, 2]."""
         epoch, offset = position(index, self.length)
         if epoch != self._epoch:
-            rows = (
-                np.arange(self.length)
-                if self.seed is None
-                else permutation(self.seed, epoch, self.length, "rows")
-            )
-            self._epoch, self._rows = epoch, rows
+            self._epoch, self._rows = epoch, order_of(self.seed, epoch, self.length, "rows")
         row = self._rows[offset]
         units = self._units[self._row_begins[row] : self._row_begins[row + 1]]
         answers = (2 * units[:, None] + np.arange(2)).ravel()

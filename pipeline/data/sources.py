@@ -53,7 +53,7 @@ def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversatio
 
 
 def preferences(source: Preferences, skipped: list[SkippedRow]) -> Iterator[Preference]:
-    """The judged answers of a preferences section, ordered as documents are; WordNet's by word. Raises as documents."""
+    """The judged answers of a preferences section, ordered as documents are; WordNet's as drawn. Raises alike."""
     return _items(source, source.most, skipped)
 
 

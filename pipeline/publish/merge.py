@@ -286,7 +286,7 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 def _card(merge: Merge, name: str, licence: str, measured: dict[str, Any]) -> str:
-    bases = [source for source in (*merge.sources, *([merge.base] if merge.base else []))]
+    bases = (*merge.sources, *([merge.base] if merge.base else []))
     on_hub = [source for source in bases if not Path(source).exists() and source.count("/") == 1]
     tree = hub_licence(licence) | ({"base_model": on_hub} if on_hub else {})
     tree |= {

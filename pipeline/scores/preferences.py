@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.data.chat import ChatEncoder
 from pipeline.data.kinds import FOREIGN, WANTED
-from pipeline.data.packing import Item, gather
+from pipeline.data.packing import IGNORED, Item, whole_document
 from pipeline.data.shards import Shard
 from pipeline.run.results import Score
 from pipeline.scores.bits import sample_of
@@ -53,7 +53,7 @@ class PreferenceScores:
         units = fitting[sample_of(len(fitting), count, settings.seed_of("preferences"))]
         self.units, self.paired = len(units), not bool((shard.labels == FOREIGN).any())
         self.documents = (2 * units[:, None] + np.arange(2)).ravel() if self.paired else 2 * units
-        self.items = [_item(shard, document) for document in self.documents]
+        self.items = [whole_document(shard, document) for document in self.documents]
         self.targets = target_counts(self.items)
         self.wanted = shard.labels[self.documents] == WANTED
         self.rows = [rows[document] for document in 2 * units]
@@ -199,15 +199,10 @@ def auc(values: np.ndarray, wanted: np.ndarray) -> float:
     return float(below.mean() / (2 * len(downs)))
 
 
-def _item(shard: Shard, document: int) -> Item:
-    start, end = shard.offsets[document], shard.offsets[document + 1]
-    return gather(shard, np.array([start]), np.array([end - start]), np.array([end]))
-
-
 def _of_ids(prompt: list[int], answer: list[int]) -> Item:
     """An item whose labels are the answer's tokens."""
     ids = np.array([*prompt, *answer], np.int64)
-    labels = np.full(len(ids), -100, np.int64)
+    labels = np.full(len(ids), IGNORED, np.int64)
     labels[len(prompt) - 1 : -1] = answer
     return {
         "input_ids": ids,

@@ -70,18 +70,7 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
                 reads=partial(_teacher, config, "finetune"),
             )
         )
-    if config.prefer:
-        reference = ("reference",) if config.prefer.referenced else ()
-        if reference:
-            scored_in = {name: identity(config.prefer)[name] for name in ("bf16", "sequence_length")}
-            found.append(Stage("reference", "pipeline.reference", scored_in, (tuned, "tokenize")))
-        inputs = (tuned, *reference, "tokenize")
-        found.append(Stage("prefer", "pipeline.prefer", _of(config, "prefer"), inputs, True))
-    last = "prefer" if config.prefer else tuned
-    if config.reinforce:
-        inputs, reward = (last, "tokenize"), partial(_reward, config)
-        made = _of(config, "reinforce")
-        found.append(Stage("reinforce", "pipeline.reinforce", made, inputs, True, reads=reward))
+    found += _later_tunings(config, tuned)
     more = tuple(name for name in ("prefer", "reinforce") if name in config.trainings)
     models = tuple(dict.fromkeys((base, tuned, *more)))
     before = ("base",) if config.pretrain and not scratch else ()
@@ -95,6 +84,24 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
         )
     found.append(Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
     return tuple(found)
+
+
+def _later_tunings(config: LanguageModelConfig, tuned: str) -> list[Stage]:
+    """The stages after supervised fine-tuning; tuned: the one whose model the first of them begins with."""
+    found = []
+    if config.prefer:
+        reference = ("reference",) if config.prefer.referenced else ()
+        if reference:
+            scored_in = {name: identity(config.prefer)[name] for name in ("bf16", "sequence_length")}
+            found.append(Stage("reference", "pipeline.reference", scored_in, (tuned, "tokenize")))
+        inputs = (tuned, *reference, "tokenize")
+        found.append(Stage("prefer", "pipeline.prefer", _of(config, "prefer"), inputs, True))
+    last = "prefer" if config.prefer else tuned
+    if config.reinforce:
+        inputs, reward = (last, "tokenize"), partial(_reward, config)
+        made = _of(config, "reinforce")
+        found.append(Stage("reinforce", "pipeline.reinforce", made, inputs, True, reads=reward))
+    return found
 
 
 def _of(config: LanguageModelConfig, *names: str) -> dict[str, Any]:

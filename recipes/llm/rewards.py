@@ -1,7 +1,6 @@
-"""Rewards of the shipped recipes: what an answer is worth, from 0 to 1."""
+"""The reward of quickstart_grpo.yaml: what an answer is worth, from 0 to 1."""
 
 import ast
-import re
 
 from pipeline.data.functions import accepted_text, tree_of_function
 
@@ -26,9 +25,3 @@ def uses_its_parameters(completion: str, prompt: str, header: str) -> float:
         node.id for statement in function.body for node in ast.walk(statement) if isinstance(node, ast.Name)
     }
     return sum(name in read for name in names) / len(names) if names else 1.0
-
-
-def adds_up(completion: str, prompt: str, answer: int) -> float:
-    """1 where the last number of the completion is the answer."""
-    numbers = re.findall(r"-?\d+", completion)
-    return float(bool(numbers) and int(numbers[-1]) == answer)

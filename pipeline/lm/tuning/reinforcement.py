@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from pipeline.data.order import permutation, position
-from pipeline.data.packing import IGNORED
+from pipeline.data.order import position
+from pipeline.data.packing import IGNORED, order_of
 from pipeline.data.shards import Shard
 from pipeline.lm.config import Reinforce
 from pipeline.lm.decoding import sample_batch
@@ -60,9 +60,7 @@ class PromptRows:
         """The prompt of global sample `index`: its ids, its row in the shard, and the index itself."""
         epoch, offset = position(index, self.length)
         if epoch != self._epoch:
-            fixed = self.seed is None
-            order = np.arange(self.length) if fixed else permutation(self.seed, epoch, self.length, "prompts")
-            self._epoch, self._order = epoch, order
+            self._epoch, self._order = epoch, order_of(self.seed, epoch, self.length, "prompts")
         row = int(self.kept[self._order[offset]])
         return {"ids": self.shard.document(row).astype(np.int64), "row": row, "index": index}
 
