@@ -24,9 +24,16 @@ from tests.gpu.check import Check, Place, Wrong
 
 
 def checks() -> list[Check]:
-    from tests.gpu import correctness, memory, speed
+    from tests.gpu import correctness, families, memory, speed
 
-    return [*correctness.FIRST, *speed.FIRST, *correctness.CHECKS, *memory.CHECKS, *speed.CHECKS]
+    return [
+        *correctness.FIRST,
+        *families.CHECKS,
+        *speed.FIRST,
+        *correctness.CHECKS,
+        *memory.CHECKS,
+        *speed.CHECKS,
+    ]
 
 
 def main(arguments: list[str] | None = None, known: list[Check] | None = None) -> int:
