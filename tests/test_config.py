@@ -148,6 +148,7 @@ def test_identity_holds_what_and_leaves_out_how(recipe):
         "per_device_eval_batch_size",
         "gradient_checkpointing",
         "torch_compile",
+        "deterministic",
     }
 
 

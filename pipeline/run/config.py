@@ -135,6 +135,9 @@ class Loop(Section):
     )
     gradient_checkpointing: bool = how(False, "recompute activations in the backward pass")
     torch_compile: bool = how(False, "compile the repeated layers")
+    deterministic: bool = how(
+        True, "on a GPU, kernels whose sums are the same each time: a resumed run equals an uninterrupted one"
+    )
     ema_decay: float = what(0.0, "decay of the fp32 shadow of the weights, a step; 0: no shadow", ge=0, lt=1)
     metric_for_best_model: str | None = what(
         None, "held-out figure by which the best weights are kept, such as loss; none: the last are"

@@ -150,8 +150,9 @@ def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterato
             sums, norms, rates, stop = {}, {}, {}, False
             for turn in recipe.turns:
                 factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
-                parts, stop = _turn(trainer, turn, fed, step, stop_asked())
-                norms[turn] = trainer.engines[turn].update(factor)
+                with runtime.repeatable(training.deterministic):
+                    parts, stop = _turn(trainer, turn, fed, step, stop_asked())
+                    norms[turn] = trainer.engines[turn].update(factor)
                 rates[turn] = recipe.optimizers[turn].learning_rate * factor
                 sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
                 if turn in trainer.emas:

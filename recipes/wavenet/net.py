@@ -45,7 +45,10 @@ class MuLaw(nn.Module):
     def log_prob(self, numbers_BPT: Tensor, samples_BT: Tensor, before_BT: Tensor) -> Tensor:
         """Natural logarithm of each 16-bit sample's probability, fp32 (B, T). before: the sample before each."""
         codes_BT = mu_law(samples_BT)
-        return -F.cross_entropy(numbers_BPT.float(), codes_BT, reduction="none") - self.log_counts[codes_BT]
+        # As rows: on a GPU, the loss of a table of two dimensions has no backward that adds up in one order.
+        rows_NP = numbers_BPT.float().transpose(1, 2).flatten(0, 1)
+        nats_N = F.cross_entropy(rows_NP, codes_BT.flatten(), reduction="none")
+        return -nats_N.view_as(codes_BT) - self.log_counts[codes_BT]
 
     def draw(self, numbers_BP: Tensor, uniform_B2: Tensor, before_B: Tensor) -> Tensor:
         """Samples int64 (B,) by the inverse of the distribution function: of a code, the mean of its samples."""

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.train.engine import Runtime
+from pipeline.train.engine import Runtime, start_runtime
 
 Value = TypeVar("Value")
 Said = dict[str, Any]
@@ -24,7 +24,7 @@ class Place:
 
     @property
     def runtime(self) -> Runtime:
-        return Runtime(rank=0, world_size=1, device=self.device, zero_stage=None)
+        return start_runtime()
 
     def size(self, gpu: Value, rehearsal: Value) -> Value:
         return rehearsal if self.rehearsal else gpu

@@ -129,6 +129,34 @@ def pretraining(name: str, place: Place) -> Said:
     return gpu_training.measure(config, vocabulary, steps_, repeats, side, products)
 
 
+def step_variants(place: Place) -> Said:
+    """Tokens a second of gpt2_124m's step: as the recipe has it, with sums in any order, in larger micro-batches."""
+    config, vocabulary = recipe("gpt2_124m"), 50_304
+    if place.rehearsal:
+        config, vocabulary = tiny_recipe(config), 256
+    settings = gpu_training.one_gpus_share(config.pretrain)
+    variants: dict[str, dict[str, Any]] = {
+        "recipe": {},
+        "any_order": {"deterministic": False},
+        "twice_the_rows": {"per_device_train_batch_size": 2 * settings.per_device_train_batch_size},
+    }
+    length = settings.sequence_length
+    build = partial(new_model, config.model, vocabulary, length)
+    rows = Rows(vocabulary, length)
+    contestants = {
+        name: our_steps(our_trainer(settings.model_copy(update=fields), build, rows))
+        for name, fields in variants.items()
+    }
+    first, warm = warm_up(contestants, 3)
+    found = race(contestants, settings.train_batch_size * length, place.size(3, 1), place.size(4, 2))
+    return {
+        "ratios": {name: ratio(found, name, "recipe") for name in variants if name != "recipe"},
+        "tokens_per_second": {name: spread(values) for name, values in found.items()},
+        "first_losses": first,
+        "warm_up_seconds": warm,
+    }
+
+
 def tiny_recipe(config: Any) -> Any:
     """The recipe at a width that a CPU trains in a second, not compiled."""
     small = {
@@ -322,6 +350,7 @@ CHECKS = [
         "llama_1b", "pretraining at the recipe's width over the matmul rate", partial(pretraining, "llama_1b")
     ),
     Check("lora", "LoRA of a 1.2 B Llama against transformers' Trainer", lora_against_trainer, ("peft",)),
+    Check("step_variants", "gpt2_124m's step, sums in any order, larger micro-batches", step_variants),
     Check("decoding", "greedy decoding against generate()", decoding),
     Check(
         "images",

@@ -3,7 +3,8 @@
 import ctypes
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,31 @@ class Runtime:
         """Process 0's `number`, on every process."""
         return int(self.sum(torch.tensor(number if self.is_main else 0, device=self.device)))
 
+    @contextmanager
+    def repeatable(self, wanted: bool) -> Iterator[None]:
+        """Within, a GPU's kernels add up in the same order each time; a CPU's do anyway.
+
+        Raises:
+            UserError: an operation of the net has no kernel that does.
+        """
+        if self.device.type != "cuda" or not wanted:
+            yield
+            return
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a net that reads it is wrong either way
+        try:
+            yield
+        except RuntimeError as error:
+            said = str(error).split(",")[0]
+            if "deterministic" not in said:
+                raise
+            raise UserError(
+                f"{said}: with it a resumed run would not be the uninterrupted one, bit for bit\n"
+                "way out: deterministic: false in this stage's section, and resume to the rounding of sums"
+            ) from None
+        finally:
+            torch.use_deterministic_algorithms(False)
+
     def describe(self) -> str:
         kind = (
             f"ZeRO-{self.zero_stage}" if self.zero_stage else "DDP" if self.world_size > 1 else "one process"
@@ -95,6 +121,7 @@ def start_runtime(threads: int | None = None, sequence_size: int = 1) -> Runtime
     from accelerate import PartialState
 
     has_gpu = torch.cuda.is_available()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be `repeatable`
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 or zero_settings()["zero_stage"] is not None
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0))
