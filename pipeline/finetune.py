@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import LanguageModelConfig
-from pipeline.lm.tuning.weights import built, check_fresh, size_before, write_tuned
+from pipeline.lm.tuning.weights import built, check_tuning, size_before, write_tuned
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
 
@@ -25,7 +25,7 @@ def check(config: LanguageModelConfig) -> None:
         from pipeline.lm.tuning.distillation import check_teacher
 
         check_teacher(config.finetune, "finetune")
-    check_fresh(config, config.finetune)
+    check_tuning(config, config.finetune)
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:
@@ -73,7 +73,7 @@ def run(context: Context) -> dict[str, Any]:
     if runtime.is_main:
         trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
-        write_tuned(context, base, training, trained)
+        metrics |= write_tuned(context, base, training, trained, held.shard)
     stop_runtime()
     done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
     return metrics | done

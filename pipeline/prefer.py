@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.tuning.rows import SPLITS, rows
-from pipeline.lm.tuning.weights import built, check_fresh, model_before, size_before, write_tuned
+from pipeline.lm.tuning.weights import built, check_tuning, model_before, size_before, write_tuned
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
 
@@ -24,7 +24,7 @@ def check(config: LanguageModelConfig) -> None:
     """
     assert config.prefer is not None, "the stage exists only where its section does"
     check_launch(config.run, config.prefer, (1, 2, 3), config.prefer)
-    check_fresh(config, config.prefer)
+    check_tuning(config, config.prefer)
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:
@@ -72,7 +72,7 @@ def run(context: Context) -> dict[str, Any]:
         metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
         metrics["units"] = int(len(train.lengths))
         metrics |= _alarm(metrics, training.referenced, context)
-        write_tuned(context, base, training, trained)
+        metrics |= write_tuned(context, base, training, trained, held.shard)
     stop_runtime()
     done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
     return metrics | done

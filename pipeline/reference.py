@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.tuning.rows import SPLITS, rows
-from pipeline.lm.tuning.weights import model_before
+from pipeline.lm.tuning.weights import before, model_before
 from pipeline.run.stage import Context
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ def run(context: Context) -> dict[str, Any]:
         UserError: as rows.
     """
     from pipeline.evaluate import on_device
-    from pipeline.lm.model import load_model
 
     base = model_before(context.inputs)
     shards = {split: rows(context, base, split).shard for split in SPLITS}
-    model = on_device(load_model(base))
+    model = on_device(before(base, context.config.prefer))
     metrics: dict[str, Any] = {}
     for split, shard in shards.items():
         logps = logps_of(model, shard, context)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.tuning.rewards import Reward
-from pipeline.lm.tuning.weights import built, check_fresh, model_before, size_before, write_tuned
+from pipeline.lm.tuning.weights import before, built, check_tuning, model_before, size_before, write_tuned
 from pipeline.run import artifact
 from pipeline.run.errors import UserError
 from pipeline.run.launch import check_launch
@@ -29,7 +29,7 @@ def check(config: LanguageModelConfig) -> None:
     """
     assert config.reinforce is not None, "the stage exists only where its section does"
     check_launch(config.run, config.reinforce, ZERO_STAGES, config.reinforce)
-    check_fresh(config, config.reinforce)
+    check_tuning(config, config.reinforce)
     Reward(config.reinforce.reward)
 
 
@@ -63,7 +63,7 @@ def run(context: Context) -> dict[str, Any]:
         packed=False,
         tokenizer=load_tokenizer(base),
         reward=Reward(training.reward),
-        reference=(lambda: _reference(base)) if training.beta else None,
+        reference=(lambda: before(base, training)) if training.beta else None,
     )
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
@@ -72,7 +72,7 @@ def run(context: Context) -> dict[str, Any]:
         _check_untouched(context)
         trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
-        write_tuned(context, base, training, trained)
+        metrics |= write_tuned(context, base, training, trained, held.shard)
     stop_runtime()
     done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
     return metrics | done
@@ -104,12 +104,6 @@ def rows(context: Context, base: Path, split: str, seed: int | None) -> PromptRo
             f"reinforce: {left} prompts of {split} are longer than {room} tokens: left out\n"
         )
     return found
-
-
-def _reference(base: Path) -> Any:
-    from pipeline.lm.model import load_model
-
-    return load_model(base)
 
 
 def _check_untouched(context: Context) -> None:

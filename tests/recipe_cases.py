@@ -12,9 +12,11 @@ import numpy as np
 
 from pipeline.data.packing import PackedDocuments
 from pipeline.data.shards import Shard
-from pipeline.lm.config import Pretrain, Teacher
+from pipeline.lm.config import Finetune, Lora, Pretrain, Teacher
 from pipeline.lm.recipe import LanguageModel
 from pipeline.lm.tuning.distillation import DistilledModel
+from pipeline.lm.tuning.lora import add_adapters
+from pipeline.lm.tuning.quantised import quantise
 from pipeline.run.config import Training
 from pipeline.run.stage import Context, Stage, open_recipe
 from pipeline.train.recipe import Recipe
@@ -103,7 +105,7 @@ def _wavenet(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     )
 
 
-def _seq2seq(architecture: str, *overrides: str, sentinels: tuple[int, ...] = ()) -> Callable[..., Recipe]:
+def seq2seq(architecture: str, *overrides: str, sentinels: tuple[int, ...] = ()) -> Callable[..., Recipe]:
     def build(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
         model = (
             f"model.architecture={architecture}",
@@ -129,6 +131,15 @@ def _language_model(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     shard = Shard.open(shared / "documents", "documents")
     held = PackedDocuments(shard, 16, None)
     return LanguageModel(training, lambda: tiny_model("llama", 16), PackedDocuments(shard, 16, 0), held, 16)
+
+
+def _quantised(shared: Path, micro: int, max_steps: int = STEPS, kind: str = "nf4") -> Recipe:
+    recipe, adapters = _language_model(shared, micro, max_steps), Lora(r=8, quantisation=kind)
+    training = Finetune(
+        learning_rate=3e-2, torch_compile=False, sequence_length=16, lora=adapters, **_loop(micro, max_steps)
+    )
+    build = lambda: add_adapters(quantise(tiny_model("llama", 16), adapters), adapters)  # noqa: E731
+    return LanguageModel(training, build, recipe.train, recipe.held, 16)
 
 
 def _distilled(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
@@ -185,6 +196,8 @@ def _config(yaml: str, loop: dict[str, Any], *overrides: str) -> Any:
 CASES: dict[str, Case] = {
     "language model": Case(_language_model, (60, 0.05), ALL_STAGES),
     "distillation": Case(_distilled, (60, 0.6), ALL_STAGES),
+    "QLoRA": Case(_quantised, (60, 0.5)),
+    "QLoRA int8": Case(partial(_quantised, kind="int8"), (60, 0.5)),
     "DPO": Case(partial(_preferences, loss_type="sigmoid"), (60, 0.05), ALL_STAGES),
     "KTO": Case(partial(_preferences, loss_type="kto"), (60, 0.3), ALL_STAGES),
     "GRPO": Case(_rewarded, (60, 0.5)),
@@ -198,9 +211,9 @@ CASES: dict[str, Case] = {
         PixelCnn, (150, 0.5), "pixelcnn/digits.yaml", "model.dropout=0", "model.blocks=2", NO_WARMUP
     ),
     "WaveNet": Case(_wavenet, (150, 0.9)),
-    "T5": Case(_seq2seq("t5", "train.label_smoothing=0"), (150, 0.5), ALL_STAGES),
-    "Marian": Case(_seq2seq("marian"), (150, 0.8), ALL_STAGES),
-    "span corruption": Case(_seq2seq("t5", sentinels=(27, 28, 29)), (150, 0.5), ALL_STAGES),
+    "T5": Case(seq2seq("t5", "train.label_smoothing=0"), (150, 0.5), ALL_STAGES),
+    "Marian": Case(seq2seq("marian"), (150, 0.8), ALL_STAGES),
+    "span corruption": Case(seq2seq("t5", sentinels=(27, 28, 29)), (150, 0.5), ALL_STAGES),
     "U-Net": _of_digits(Diffusion, (150, 0.01), "diffusion/digits.yaml", NO_WARMUP),
     "DiT": _of_digits(Diffusion, (150, 0.1), "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),
     "GAN": _of_digits(Gan, (600, 0.3), "gan/digits.yaml", "train.augment=[]"),

@@ -11,6 +11,9 @@ from tests.exhaustive import exhaustive
 from tests.helpers import launch, once
 from tests.recipe_cases import CASES, STEP_SAMPLES, STEPS, prepare_all
 
+pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 under old names
+    "ignore:`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated:FutureWarning"
+)
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
 LAUNCHERS = ("one", "ddp", "zero1", "zero2", "zero3")
 # Sharded as zero2, by the same engine; the toy, a GAN and an image GAN always run under it (tests/worker.py).

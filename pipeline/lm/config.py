@@ -185,9 +185,15 @@ class Lora(Section):
     use_rslora: bool = what(False, "scale by alpha / sqrt(r)")
     use_dora: bool = what(False, "weight-decomposed adapters")
     loraplus_lr_ratio: float = what(1.0, "learning rate of B over that of A (LoRA+)", gt=0)
+    quantisation: Literal["nf4", "int8"] | None = what(
+        None, "how the frozen linear layers below the adapters are stored (QLoRA); none: as they are"
+    )
+    double_quantisation: bool = what(True, "nf4 only: the scales of 64 values are stored in 8 bits too")
 
     @model_validator(mode="after")
     def _of_tensors(self) -> "Lora":
+        if self.quantisation and self.use_dora:
+            raise ValueError("use_dora reads the weights' norms: leave it or quantisation out")
         if self.target_parameters and (self.lora_dropout or self.use_dora):
             raise ValueError(
                 "target_parameters are adapted without lora_dropout and use_dora: peft has neither there"

@@ -186,6 +186,7 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
     from pipeline.lm.attention import chosen_for, packs
     from pipeline.lm.tuning.freezing import freeze
     from pipeline.lm.tuning.lora import check_targets
+    from pipeline.lm.tuning.quantised import check_quantised
     from pipeline.lm.ulysses import check_shared
 
     model = check_fits(config, attention, training.sequence_length)
@@ -194,7 +195,10 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
         check_shared(config, training, chosen_for(training, attention, config))
     freeze(model, training.freeze)
     if lora := getattr(training, "lora", None):
-        check_targets(model, lora, f"{type(training).__name__.lower()}.lora")
+        section = f"{type(training).__name__.lower()}.lora"
+        check_targets(model, lora, section)
+        if lora.quantisation:
+            check_quantised(model, lora, section)
 
 
 def _check_rope(given: dict[str, Any], config: PretrainedConfig) -> None:

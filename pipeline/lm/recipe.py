@@ -23,6 +23,7 @@ from pipeline.lm.experts import Balance, balance_weight, routers_of
 from pipeline.lm.machine import compiled, kernels
 from pipeline.lm.tuning.freezing import freeze
 from pipeline.lm.tuning.lora import add_adapters
+from pipeline.lm.tuning.quantised import QuantisedLinear, quantise, quantised_layers
 from pipeline.lm.ulysses import Sharing, shared
 from pipeline.run.activations import kept_bytes
 from pipeline.run.config import Training
@@ -198,12 +199,17 @@ class LanguageModel:
     balance_weight: float = 0.0
 
     turns = ema = ("model",)
-    zero_stages = (1, 2, 3)
     unit = "tokens"
 
     def __post_init__(self) -> None:
         self.optimizers = {"model": self.training}
         self.units_per_sample = self.sequence_length
+
+    @property
+    def zero_stages(self) -> tuple[int, ...]:
+        """ZeRO-3 would cut a quantised base's codes apart from their scales."""
+        lora = getattr(self.training, "lora", None)
+        return (1, 2) if lora and lora.quantisation else (1, 2, 3)
 
     def nets(self) -> dict[str, nn.Module]:
         net = self.build()
@@ -293,7 +299,10 @@ def size_of(
         flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size * rows
         total = sum(parameter.numel() for parameter in model.parameters())
         freeze(model, training.freeze)
+        if lora and lora.quantisation:
+            model = quantise(model, lora)
         net = add_adapters(model, lora) if lora else model
+        coded = [layer for _, layer in quantised_layers(net)]
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))
     stretch = sequence_length // training.sequence_parallel_size
@@ -303,7 +312,23 @@ def size_of(
     beside = 4 * _beside(training, total)  # fp32, whole on every process
     activations += beside + (math.prod(shape) * config.vocab_size * 4 if beside else 0)
     parameters = total + (trained if lora else 0)
-    return Size(parameters, trained, moments, flops, activations, kernels(attention, training, packed))
+    in_codes = sum(layer.in_features * layer.out_features for layer in coded)
+    return Size(
+        parameters,
+        trained,
+        moments,
+        flops,
+        activations + _made_again(coded, bool(training.bf16)),
+        kernels(attention, training, packed),
+        in_codes=in_codes,
+        code_bytes=sum(layer.bytes() for layer in coded),
+    )
+
+
+def _made_again(layers: list[QuantisedLinear], bf16: bool) -> int:
+    """Bytes of the largest matrix that is made of its codes where it is multiplied with."""
+    largest = max((layer.in_features * layer.out_features for layer in layers), default=0)
+    return largest * (2 if bf16 else 4)
 
 
 def rows_of_sample(training: Pretrain | Tuning) -> int:

@@ -17,7 +17,8 @@ class Size:
     """What a training stage holds and does.
 
     parameters, trained: counts; moments: bytes of the optimizers' moments; flops: of one optimizer step, 0 where not
-    known; activations: bytes of one micro-batch on one process; kernels: which ones compute it, in words.
+    known; activations: bytes of one micro-batch on one process; kernels: which ones compute it, in words; in_codes: of
+    the parameters, those stored as codes; code_bytes: what these take.
     """
 
     parameters: int
@@ -26,6 +27,8 @@ class Size:
     flops: float
     activations: float
     kernels: str = ""
+    in_codes: int = 0
+    code_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def memory(size: Size, training: Loop, launch: Launch) -> Memory:
     compute = 2 if training.bf16 and stage else 4
     copies = (4 if stage else 0) + (4 if training.ema_decay else 0)
     return Memory(
-        weights=size.parameters * compute / (processes if stage == 3 else 1),
+        weights=((size.parameters - size.in_codes) * compute + size.code_bytes)
+        / (processes if stage == 3 else 1),
         gradients=size.trained * compute / (processes if stage >= 2 else 1),
         optimizer=(size.trained * copies + size.moments) / (processes if stage else 1),
         activations=size.activations,

@@ -142,7 +142,7 @@ def check_targets(model: PreTrainedModel, lora: Lora, section: str = "finetune.l
 
 
 def _is_linear(module: Any) -> bool:
-    return _kind(module) in ("Linear", "Conv1D")
+    return _kind(module) in ("Linear", "Conv1D", "QuantisedLinear")
 
 
 def _kind(module: Any) -> str:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.brought import vocabulary_of
 from pipeline.lm.config import LanguageModelConfig, Tuning
+from pipeline.run.errors import UserError
 from pipeline.run.launch import read_launch
 from pipeline.run.stage import Context, directory_of
 
 if TYPE_CHECKING:
+    from pipeline.data.shards import Shard
     from pipeline.run.memory import Size
 
 
@@ -20,12 +22,17 @@ def model_before(inputs: dict[str, Path]) -> Path:
     return made / "model"
 
 
-def check_fresh(config: LanguageModelConfig, training: Tuning) -> None:
-    """Refuse what a model from scratch cannot be tuned with; a pretrained one is looked at by the stage `base`.
+def check_tuning(config: LanguageModelConfig, training: Tuning) -> None:
+    """Refuse what the launcher or a model from scratch cannot do; a pretrained one is looked at by the stage `base`.
 
     Raises:
-        UserError: as pipeline.lm.model.check_trainable.
+        UserError: a quantised base under ZeRO-3; as pipeline.lm.model.check_trainable.
     """
+    if training.lora and training.lora.quantisation and read_launch(config.run).zero_stage == 3:
+        raise UserError(
+            f"{type(training).__name__.lower()}.lora.quantisation under ZeRO-3, which cuts codes from their scales\n"
+            "way out: run.launch=launch/zero2.yaml, or no quantisation"
+        )
     if not (config.model.architecture and config.tokenizer):
         return
     from pipeline.lm.model import build_config, check_trainable
@@ -61,28 +68,55 @@ def built(context: Context, base: Path, training: Tuning, attention: str | None 
     attention: where not what the recipe and the machine choose.
     """
     from pipeline.lm.attention import chosen_for
-    from pipeline.lm.model import check_trainable, config_of, load_model
+    from pipeline.lm.model import check_trainable, config_of
     from pipeline.lm.tuning.freezing import freeze
     from pipeline.lm.tuning.lora import add_adapters
     from pipeline.lm.vocabulary import added_ids
 
     asked, settings = context.config.model.attention, config_of(base)
     check_trainable(settings, asked, training)
-    model = load_model(base, attention=attention or chosen_for(training, asked, settings))
+    model = before(base, training, attention or chosen_for(training, asked, settings))
     if training.lora is None:
         freeze(model, training.freeze)
         return model
     return add_adapters(model, training.lora, added_ids(base.parent) if base.parent.name == "base" else None)
 
 
-def write_tuned(context: Context, base: Path, training: Tuning, trained: dict[str, Any]) -> None:
-    """Write `model/` and, with adapters, `adapter/`: the weights in `base` with what was trained."""
+def before(base: Path, training: Tuning, attention: str | None = None) -> Any:
+    """The model that training changes: in 4 or 8 bits where its adapters are trained on that.
+
+    attention: a backend of ours; None: the one that transformers takes.
+    """
+    from pipeline.lm.model import load_model
+    from pipeline.lm.tuning.quantised import quantise
+
+    model = load_model(base, attention=attention)
+    return quantise(model, training.lora) if training.lora and training.lora.quantisation else model
+
+
+def write_tuned(
+    context: Context, base: Path, training: Tuning, trained: dict[str, Any], shard: Shard
+) -> dict[str, float]:
+    """Write `model/` and, with adapters, `adapter/`: the weights in `base` with what was trained.
+
+    Returns:
+        with a quantised base, what merging changed on documents of `shard`; nothing else.
+
+    Raises:
+        UserError: as pipeline.lm.tuning.quantised.moved_by_merging.
+    """
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
     from pipeline.lm.tuning.lora import save_adapter
+    from pipeline.lm.tuning.quantised import moved_by_merging
 
     model = built(context, base, training)
     load_weights(model, trained)
     if training.lora:
         save_adapter(model, context.out / "adapter", base)
+    moved: dict[str, float] = {}
+    if training.lora and training.lora.quantisation:
+        model, moved = moved_by_merging(model, shard, bool(training.bf16))
+    elif training.lora:
         model = model.merge_and_unload()
     save_model(model, load_tokenizer(base), context.out / "model", base)
+    return moved
