@@ -55,8 +55,8 @@ class QuantisedLinear(nn.Linear):
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The matrix that the codes stand for, [out, in], rounded once from fp32."""
         shape = (self.out_features, self.in_features)
-        if self.weight.is_meta:
-            return torch.empty(shape, dtype=dtype, device="meta")
+        if self.scales[0].is_meta:  # a net without memory, whose activations are counted
+            return torch.empty(shape, dtype=dtype, device=self.weight.device)
         decode = _of_nf4 if self.kind == "nf4" else _of_int8
         return decode(self.weight, self.scales, shape, dtype)
 
