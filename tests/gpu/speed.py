@@ -390,18 +390,18 @@ FIRST = [
     ),
 ]
 CHECKS = [
-    Check("attention", "a step of long packed rows, documents one by one against the dense mask", attention),
-    Check(
-        "llama_1b", "pretraining at the recipe's width over the matmul rate", partial(pretraining, "llama_1b")
-    ),
-    Check("lora", "LoRA of a 1.2 B Llama against transformers' Trainer", lora_against_trainer, ("peft",)),
+    Check("step_variants", "gpt2_124m's step, sums in any order, larger micro-batches", step_variants),
     Check(
         "quantised",
         "LoRA on nf4 and int8 beside the plain base: speed, memory, plan",
         quantised,
         ("peft", "bitsandbytes"),
     ),
-    Check("step_variants", "gpt2_124m's step, sums in any order, larger micro-batches", step_variants),
+    Check("attention", "a step of long packed rows, documents one by one against the dense mask", attention),
+    Check(
+        "llama_1b", "pretraining at the recipe's width over the matmul rate", partial(pretraining, "llama_1b")
+    ),
+    Check("lora", "LoRA of a 1.2 B Llama against transformers' Trainer", lora_against_trainer, ("peft",)),
     Check("decoding", "greedy decoding against generate()", decoding),
     Check(
         "images",
