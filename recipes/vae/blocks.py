@@ -58,8 +58,16 @@ def pixels_of(images_BHWC: Tensor) -> Tensor:
 def to_resolution(x_BFHW: Tensor, resolution: int) -> Tensor:
     """Averages over areas on the way down, repeats on the way up."""
     if x_BFHW.shape[-1] > resolution:
-        return F.adaptive_avg_pool2d(x_BFHW, resolution)
+        return _averaged(_averaged(x_BFHW, resolution, -1), resolution, -2)
     return x_BFHW if x_BFHW.shape[-1] == resolution else F.interpolate(x_BFHW, size=(resolution, resolution))
+
+
+def _averaged(x: Tensor, count: int, dim: int) -> Tensor:
+    """Means of `count` stretches of a dimension, as torch's adaptive pooling has them, whose backward on a GPU adds up in
+    any order."""
+    size = x.shape[dim]
+    bounds = [(place * size // count, -(-(place + 1) * size // count)) for place in range(count)]
+    return torch.stack([x.narrow(dim, begin, end - begin).mean(dim) for begin, end in bounds], dim)
 
 
 def in_fp32(layer: nn.Conv2d, x_BFHW: Tensor) -> Tensor:
