@@ -63,8 +63,7 @@ def to_resolution(x_BFHW: Tensor, resolution: int) -> Tensor:
 
 
 def _averaged(x: Tensor, count: int, dim: int) -> Tensor:
-    """Means of `count` stretches of a dimension, as torch's adaptive pooling has them, whose backward on a GPU adds up in
-    any order."""
+    """Means of `count` stretches of a dimension: adaptive pooling, with a backward that adds up in one order."""
     size = x.shape[dim]
     bounds = [(place * size // count, -(-(place + 1) * size // count)) for place in range(count)]
     return torch.stack([x.narrow(dim, begin, end - begin).mean(dim) for begin, end in bounds], dim)
