@@ -48,7 +48,7 @@ def _place(net: nn.Module, dtype: torch.dtype) -> None:
     for module in net.modules():
         for name, given in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if id(given) not in placed:
-                empty = torch.empty(given.shape, dtype=dtype)
+                empty = torch.empty(given.shape, dtype=dtype if given.is_floating_point() else given.dtype)
                 placed[id(given)] = nn.Parameter(empty, requires_grad=given.requires_grad)
             setattr(module, name, placed[id(given)])
         for name, given in list(module.named_buffers(recurse=False)):
