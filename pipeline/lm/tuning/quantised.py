@@ -120,10 +120,16 @@ def _of_nf4(codes: Tensor, scales: tuple[Tensor, ...], shape: tuple[int, int], d
     if inner:
         state = bits.QuantState(inner[0], code=inner[1], blocksize=SCALES_BLOCK, dtype=torch.float32)
         absmax = bits.dequantize_blockwise(absmax, state) + inner[2]
+    # As one row: of a matrix whose rows are no multiple of 64, bitsandbytes 0.50 takes the wrong scales on a CPU.
     state = bits.QuantState(
-        absmax, shape=torch.Size(shape), code=code, blocksize=BLOCK, quant_type="nf4", dtype=dtype
+        absmax,
+        shape=torch.Size([shape[0] * shape[1]]),
+        code=code,
+        blocksize=BLOCK,
+        quant_type="nf4",
+        dtype=dtype,
     )
-    return bits.dequantize_4bit(codes.data, state)
+    return bits.dequantize_4bit(codes.data, state).view(shape)
 
 
 def _int8(weight: Tensor, double: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -223,9 +229,9 @@ def moved_by_merging(model: PeftModel, shard: Shard, bf16: bool) -> tuple[PreTra
 
 
 def _log_probabilities(model: nn.Module, ids: np.ndarray, bf16: bool) -> Tensor:
-    """fp32 [T, V] of one document alone."""
+    """fp64 [T, V] of one document alone."""
     device = next(model.parameters()).device
     ids_1T = torch.from_numpy(ids.astype(np.int64))[None].to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         logits_TV = model(input_ids=ids_1T).logits[0]
-    return logits_TV.float().log_softmax(-1).cpu()
+    return logits_TV.cpu().double().log_softmax(-1)
