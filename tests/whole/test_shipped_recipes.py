@@ -86,6 +86,7 @@ EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_head
 MODELS = {
     "qwen3_lora": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
     "llama3_lora": ("llama3_1", {**SMALL, "model_type": "llama"}),
+    "llama3_qlora": ("llama3_1", {**SMALL, "model_type": "llama"}),
     "long_context": ("llama3_1", {**SMALL, "model_type": "llama"}),
     "qwen3_dpo": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
     "quickstart_grpo": ("qwen3", {**SMALL, "model_type": "qwen3", "head_dim": 32}),
