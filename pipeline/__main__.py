@@ -1,4 +1,4 @@
-"""The `headwater` command: run, plan, status, verify, one verb a stage, export --push, merge, chat, translate."""
+"""The `headwater` command: run, plan, status, verify, one verb a stage, export, merge, chat, score, translate."""
 
 import argparse
 import json
@@ -57,6 +57,18 @@ def parser() -> argparse.ArgumentParser:
     _merge_verb(verbs)
     verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
     verbs.add_parser("chat", help="talk to a run's model in the terminal")
+    score = verbs.add_parser(
+        "score", allow_abbrev=False, help="a reward model's number for each answer of a file"
+    )
+    score.add_argument("directory", type=Path, help="an export, or a run's output directory")
+    score.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="prompts with chosen and rejected, completion or completions",
+    )
+    score.add_argument("--batch-size", type=int, default=16, help="answers a forward")
     translate = verbs.add_parser(
         "translate", allow_abbrev=False, help="a target for each line, by a run's encoder-decoder"
     )
@@ -398,7 +410,15 @@ def _translate(given: argparse.Namespace) -> int:
     return 0
 
 
+def _score(given: argparse.Namespace) -> int:
+    from pipeline.scores.judge import run_score
+
+    run_score(given.directory, given.data, given.batch_size)
+    return 0
+
+
 VERBS = {
+    "score": _score,
     "translate": _translate,
     "run": _run,
     "data": _data,

@@ -16,7 +16,7 @@ from pipeline.data.chat import ChatEncoder
 from pipeline.data.config import Corpus
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
-from pipeline.lm.model import load_model, load_tokenizer
+from pipeline.lm.model import load_model, load_scorer, load_tokenizer
 from pipeline.lm.tuning.rewards import Reward
 from pipeline.lm.vocabulary import as_it_came
 from pipeline.run.errors import UserError
@@ -29,8 +29,18 @@ from pipeline.scores.calls import ToolCalls
 from pipeline.scores.conversations import ConversationLoss
 from pipeline.scores.parsing import ParsedFunctions
 from pipeline.scores.preferences import PreferenceScores
+from pipeline.scores.ranking import RankedPairs
 from pipeline.scores.rewards import HeldOutReward
-from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, PRETRAINED, REINFORCED, Part, Settings
+from pipeline.scores.score import (
+    BASE,
+    FINE_TUNED,
+    PREFERRED,
+    PRETRAINED,
+    REINFORCED,
+    REWARD_MODEL,
+    Part,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -80,7 +90,7 @@ def model_directories(inputs: dict[str, Path]) -> dict[str, Path]:
     base = inputs["pretrain"] if "pretrain" in inputs else inputs["base"]
     before = {PRETRAINED: inputs["base"] / "model"} if {"pretrain", "base"} <= inputs.keys() else {}
     tuned = {FINE_TUNED: inputs["finetune"] / "model"} if "finetune" in inputs else {}
-    later = {PREFERRED: "prefer", REINFORCED: "reinforce"}
+    later = {PREFERRED: "prefer", REINFORCED: "reinforce", REWARD_MODEL: "reward_model"}
     made = {name: inputs[stage] / "model" for name, stage in later.items() if stage in inputs}
     return before | {BASE: base / "model"} | tuned | made
 
@@ -121,6 +131,10 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
         before = (name, model_directories(context.inputs)[name])
         window, counts = config.prefer.sequence_length, (asked.preferences, asked.preference_samples)
         yield PreferenceScores(shard, rows, before, window, *counts, settings)
+    if config.reward_model and asked.preferences:
+        rows = read_lines(held / "preferences.held_out.jsonl")
+        shard = Shard.open(held, "preferences.held_out", digest)
+        yield RankedPairs(shard, rows, config.reward_model.sequence_length, asked.preferences, settings)
     if config.reinforce and asked.rewards:
         training, rows = config.reinforce, read_lines(held / "prompts.held_out.jsonl")
         shard = Shard.open(held, "prompts.held_out", digest)
@@ -183,7 +197,8 @@ def measure(parts: list[Part], models: dict[str, Path], context: Context) -> dic
     for name, directory in models.items():
         if not any(part.units and name in part.models for part in parts):
             continue
-        model, tokenizer = (as_it_came if name == PRETRAINED else loaded)(directory)
+        load = {PRETRAINED: as_it_came, REWARD_MODEL: loaded_scorer}.get(name, loaded)
+        model, tokenizer = load(directory)
         model = on_device(model)
         for part in parts:
             if part.units and name in part.models:
@@ -195,6 +210,10 @@ def measure(parts: list[Part], models: dict[str, Path], context: Context) -> dic
 
 def loaded(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return load_model(directory), load_tokenizer(directory)
+
+
+def loaded_scorer(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return load_scorer(directory), load_tokenizer(directory)
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:

@@ -51,17 +51,20 @@ def run(context: Context) -> dict[str, Any]:
         RuntimeError: the exported directory does not equal the live model; nothing is published.
     """
     config, inputs = context.config, context.inputs
-    before = [
-        inputs[name] for name in ("base", "pretrain", "finetune", "prefer", "reinforce") if name in inputs
-    ]
+    trained = ("base", "pretrain", "finetune", "prefer", "reinforce", "reward_model")
+    before = [inputs[name] for name in trained if name in inputs]
     tuned, base = before[-1], before[-2] if len(before) > 1 else before[-1]
-    write_model(tuned / "model", context.out, config.generate)
+    if config.reward_model:
+        shutil.copytree(tuned / "model", context.out, dirs_exist_ok=True)
+    else:
+        write_model(tuned / "model", context.out, config.generate)
     adapter = tuned / "adapter"
     if adapter.is_dir():
         write_adapter(adapter, context.out / "adapter", base.name, config)
     prompts = [*config.generate.prompts, *config.generate.chat_prompts]
     pair = (context.out / "adapter", base / "model") if adapter.is_dir() else None
-    verdict = check_afresh(context.out, tuned / "model", pair, config.export.bf16_logit_bound, prompts)
+    bound, scores = config.export.bf16_logit_bound, config.reward_model is not None
+    verdict = check_afresh(context.out, tuned / "model", pair, bound, prompts, scores)
     refuse(verdict)
     (context.out / "README.md").write_text(_card(context, verdict["measured"]), encoding="utf-8")
     return verdict["measured"]
@@ -112,7 +115,12 @@ def write_adapter(adapter: Path, out: Path, stage: str, config: LanguageModelCon
 
 
 def check_afresh(
-    out: Path, live: Path, adapter: tuple[Path, Path] | None, bf16_bound: float, prompts: list[str]
+    out: Path,
+    live: Path,
+    adapter: tuple[Path, Path] | None,
+    bf16_bound: float,
+    prompts: list[str],
+    scores: bool = False,
 ) -> dict[str, Any]:
     """The verdict of pipeline.publish.verify_export, from a process that has never seen the live model.
 
@@ -124,7 +132,7 @@ def check_afresh(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.json"
         file.write_text(json.dumps(prompts))
-        options = ["--bf16-bound", str(bf16_bound), "--prompts", str(file)]
+        options = ["--bf16-bound", str(bf16_bound), "--prompts", str(file), *(["--scores"] if scores else [])]
         command = [sys.executable, "-m", "pipeline.publish.verify_export", *paths, *options]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     print(done.stderr, file=sys.stderr, end="")

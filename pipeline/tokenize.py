@@ -186,8 +186,9 @@ def write(
             for split, part in parts.items():
                 for kept, encoded in kind.encode(part):
                     tokens_in[split] += int(encoded.lengths.sum())
+                    judged = (encoded.labels, encoded.margins)
                     writers[split].add(
-                        encoded.ids, encoded.lengths, encoded.byte_lengths, encoded.targets, encoded.labels
+                        encoded.ids, encoded.lengths, encoded.byte_lengths, encoded.targets, *judged
                     )
                     if encoded.roles is not None:
                         names = [sources.name_of_source(kind.source, row.key) for row in kept]

@@ -57,7 +57,7 @@ class Encoded(NamedTuple):
     ids: [N].  lengths: int64 [D].  byte_lengths: int64 [D], UTF-8 bytes of the assistant's contents, or the document's.
     targets: uint8 [N], 1 where the token is supervised, or fp32 weights; None: documents, in which every token is.
     roles: uint8 [N], of ROLES; None: documents.
-    labels: uint8 [D] of judged answers; None: nobody judged.
+    labels: uint8 [D] of judged answers; None: nobody judged. margins: fp32 [D], of the pair that each is in.
     """
 
     ids: np.ndarray
@@ -66,6 +66,7 @@ class Encoded(NamedTuple):
     targets: np.ndarray | None
     roles: np.ndarray | None = None
     labels: np.ndarray | None = None
+    margins: np.ndarray | None = None
 
 
 def encode_conversation(

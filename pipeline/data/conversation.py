@@ -35,6 +35,7 @@ class Preference:
     prompt, answers, tools: messages and tools as a conversation's; an answer is what follows the prompt.
     verdicts: of each answer, whether it is wanted: (True, False) of a pair, one of a single answer.
     plain: texts without a template: `prompt` and each answer are one message of that content.
+    margin: by how much a reward model is to put the first answer above the second, at least.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Preference:
     verdicts: tuple[bool, ...]
     tools: tuple[dict[str, Any], ...] = ()
     plain: bool = False
+    margin: float = 0.0
 
     def conversation(self, answer: int) -> tuple[Message, ...]:
         """The prompt with one of its answers, which alone is judged."""

@@ -1,7 +1,8 @@
 """Rows of judged answers, in the shapes that people keep them in and made from packages, as preferences.
 
 A shape is known by its columns:
-    pairs     `chosen` and `rejected`, with `prompt` or without: what both begin with is then the prompt
+    pairs     `chosen` and `rejected`, with `prompt` or without: what both begin with is then the prompt; a number
+              `margin` says how much better the chosen one is, for a reward model
     verdicts  `completion` (or `response`) and `label`, with `prompt`: whether the answer is wanted
 Each of them is a text or a list of messages. A text beside a prompt is an assistant's turn; texts that stand without
 one are kept as they are, outside the chat template.
@@ -9,9 +10,11 @@ one are kept as they are, outside the chat template.
 
 import hashlib
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pipeline.data.config import Preferences
@@ -23,28 +26,35 @@ from pipeline.data.stdlib import Pair, Sense
 Columns = dict[str, Any]
 Answer = tuple[Message, ...]
 
+SEVERAL = "completions"  # a list of answers
 EXPECTED = "expected: columns chosen and rejected, or completion and label; prompt beside them"
 
 
 class Judged:
-    """Parses rows of one section: the first one decides the format where it is `auto`, and the others must have it."""
+    """Parses rows of one section: the first one decides the format where it is `auto`, and the others must have it.
 
-    def __init__(self, source: Preferences) -> None:
+    unjudged: answers that nobody judged are taken too: `completion`, or a list of them as `completions`.
+    """
+
+    def __init__(self, source: Preferences, unjudged: bool = False) -> None:
         self.format = None if source.format == "auto" else source.format
+        self.unjudged = unjudged
 
     def __call__(self, source: Preferences, row: Row) -> Iterable[Preference]:
         columns = {name: value for name, value in row.value.items() if value is not None}
-        found = self.format or _detected(columns)
-        parsed = {"pairs": _pair, "verdicts": _verdict}[found](row.key, columns)
+        found = self.format or _detected(columns, self.unjudged)
+        parsed = {"pairs": _pair, "verdicts": _verdict, "unjudged": _unjudged}[found](row.key, columns)
         self.format = found
         return [parsed]
 
 
-def _detected(columns: Columns) -> str:
+def _detected(columns: Columns, unjudged: bool) -> str:
     if {"chosen", "rejected"} <= columns.keys():
         return "pairs"
     if "label" in columns and columns.keys() & set(COMPLETIONS):
         return "verdicts"
+    if unjudged and columns.keys() & {*COMPLETIONS, SEVERAL}:
+        return "unjudged"
     raise BadRow(f"the columns {', '.join(sorted(columns)) or '(none)'} hold no judged answers\n{EXPECTED}")
 
 
@@ -60,7 +70,7 @@ def _pair(key: str, columns: Columns) -> Preference:
     if sides[0] == sides[1]:
         raise BadRow("chosen and rejected are equal\nexpected: two different answers")
     if all(isinstance(side, str) for side in sides) and _prompt_of(columns) is None:
-        return _plain(key, *sides)
+        return replace(_plain(key, *sides), margin=_margin(columns))
     if _prompt_of(columns) is None:
         shared = _in_common(*sides)
         prompt, answers = sides[0][:shared], [tuple(side[shared:]) for side in sides]
@@ -69,7 +79,14 @@ def _pair(key: str, columns: Columns) -> Preference:
         answers = [
             _after(prompt, name, side) for name, side in zip(("chosen", "rejected"), sides, strict=True)
         ]
-    return _whole(key, columns, prompt, answers, (True, False))
+    return replace(_whole(key, columns, prompt, answers, (True, False)), margin=_margin(columns))
+
+
+def _margin(columns: Columns) -> float:
+    margin = columns.get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not math.isfinite(margin):
+        raise BadRow(f"column 'margin' holds {brief(margin)}\nexpected: a number")
+    return float(margin)
 
 
 def _verdict(key: str, columns: Columns) -> Preference:
@@ -86,6 +103,19 @@ def _verdict(key: str, columns: Columns) -> Preference:
     prompt = _prompt(columns)
     answer = _after(prompt, name, _side(name, columns[name]))
     return _whole(key, columns, prompt, [answer], (bool(label),))
+
+
+def _unjudged(key: str, columns: Columns) -> Preference:
+    several = columns.get(SEVERAL)
+    if several is None:
+        several = [columns[next(name for name in COMPLETIONS if name in columns)]]
+    if not isinstance(several, list) or not several:
+        raise BadRow(f"column {SEVERAL!r} holds {brief(several)}\nexpected: a list of answers")
+    if _prompt_of(columns) is None:
+        raise BadRow(f"no column 'prompt'\n{EXPECTED}")
+    prompt = _prompt(columns)
+    answers = [_after(prompt, SEVERAL, _side(SEVERAL, value)) for value in several]
+    return _whole(key, columns, prompt, answers, ())
 
 
 def _whole(

@@ -211,7 +211,7 @@ class Judgements:
         for row in rows:
             unit = _unit(row, before)
             try:
-                units.append([(answer, self._laid_out(answer)) for answer in unit])
+                units.append([(answer, self.laid_out(answer)) for answer in unit])
             except UserError as error:
                 self._refuse([(unit[0], None)], str(error))
             before = self._before = row
@@ -231,7 +231,12 @@ class Judgements:
     def notes(self) -> dict[str, int]:
         return self.encoder.template.notes
 
-    def _laid_out(self, answer: Answer) -> Layout:
+    def laid_out(self, answer: Answer) -> Layout:
+        """How the prompt with this answer is written.
+
+        Raises:
+            UserError: the template cannot write it as one text.
+        """
         row, messages = answer.row, answer.row.conversation(answer.number)
         if row.plain:
             return self.encoder.document(messages[1]["content"], messages[0]["content"])
@@ -246,7 +251,8 @@ class Judgements:
     def _encode(self, units: list[list[tuple[Answer, Layout]]]) -> Encoded:
         encoded = self.encoder.encode([layout for unit in units for _, layout in unit])
         labels = np.array([answer.label for unit in units for answer, _ in unit], np.uint8)
-        return encoded._replace(roles=None, labels=labels)
+        margins = np.array([answer.row.margin for unit in units for answer, _ in unit], np.float32)
+        return encoded._replace(roles=None, labels=labels, margins=margins)
 
     def _refuse(self, unit: list, reason: str) -> None:
         skip_or_raise(self.source.on_bad_row, self.section, unit[0][0].row.key, reason, self.skipped)

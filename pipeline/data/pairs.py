@@ -3,6 +3,7 @@
 Shape letters: T sequence_length, B items, R rows (B of them, or 2 B where rows are not packed), U units of an item.
 A batch holds the tensors of `packing.collate` over its rows [R, T] and, of each item's units,
     reference       fp32   [B, U, 2]  log-probability of each answer under the model before training
+    margins         fp32   [B, U, 2]  by how much the first answer is to be above the second, said of both
     answer_lengths  int64  [B, U, 2]  tokens of each answer that count
     answer_labels   uint8  [B, U, 2]  as in the shard; NO_UNIT where an item has fewer units than another
 """
@@ -33,6 +34,7 @@ class PackedAnswers:
         seed: order of the rows; None: as packed, the same in every epoch.
         on_long: what becomes of a unit of more than T tokens.
         packed: several units a row; else one an item, its two answers a row each.
+        section: of the recipe, for errors.
 
     Raises:
         UserError: a unit is too long under `error`, or none is left under `drop`.
@@ -46,6 +48,7 @@ class PackedAnswers:
         seed: int | None,
         on_long: Literal["error", "drop"],
         packed: bool,
+        section: str = "prefer",
     ) -> None:
         assert shard.labels is not None, "a shard of judged answers has labels"
         self.shard, self.sequence_length, self.seed, self.packed = shard, sequence_length, seed, packed
@@ -55,11 +58,11 @@ class PackedAnswers:
         self.lengths = sides.sum(1) if packed else sides.max(1)
         kept = np.flatnonzero(self.lengths <= sequence_length)
         if on_long == "error" and len(kept) < len(sides):
-            raise UserError(_too_long(shard, sequence_length, self.lengths, packed))
+            raise UserError(_too_long(shard, sequence_length, self.lengths, packed, section))
         if not len(kept):
             raise UserError(
-                f"none of the {len(sides)} units of {shard.name} fits prefer.sequence_length = {sequence_length}\n"
-                f"way out: prefer.sequence_length={self.lengths.max()}"
+                f"none of the {len(sides)} units of {shard.name} fits {section}.sequence_length = {sequence_length}\n"
+                f"way out: {section}.sequence_length={self.lengths.max()}"
             )
         row_of = best_fit_decreasing(self.lengths[kept], sequence_length) if packed else np.arange(len(kept))
         self._units = kept[np.argsort(row_of, kind="stable")]
@@ -81,6 +84,7 @@ class PackedAnswers:
         return {
             "rows": [self._row(part) for part in parts],
             "reference": self.reference[answers].reshape(shape),
+            "margins": self.shard.margins[answers].reshape(shape),
             "answer_lengths": self.answer_lengths[answers].reshape(shape),
             "answer_labels": self.shard.labels[answers].reshape(shape),
         }
@@ -113,13 +117,13 @@ def _targets_of(shard: Shard) -> np.ndarray:
     return np.add.reduceat(targets, shard.offsets[:-1])
 
 
-def _too_long(shard: Shard, sequence_length: int, lengths: np.ndarray, packed: bool) -> str:
+def _too_long(shard: Shard, sequence_length: int, lengths: np.ndarray, packed: bool, section: str) -> str:
     which = np.flatnonzero(lengths > sequence_length)
     sides = "both sides together" if packed else "one side"
     return (
         f"unit {which[0]} of {shard.name} has {lengths[which[0]]} tokens, {sides}: more than "
-        f"prefer.sequence_length = {sequence_length}, as have {len(which)} of {len(lengths)}\n"
-        f"way out: prefer.sequence_length={lengths.max()}, or prefer.on_long=drop"
+        f"{section}.sequence_length = {sequence_length}, as have {len(which)} of {len(lengths)}\n"
+        f"way out: {section}.sequence_length={lengths.max()}, or {section}.on_long=drop"
     )
 
 
@@ -129,7 +133,8 @@ def collate_answers(items: list[Item]) -> "dict[str, Tensor]":
 
     batch = collate([row for item in items for row in item["rows"]])
     most = max(len(item["answer_labels"]) for item in items)
-    for name, empty in (("reference", 0), ("answer_lengths", 0), ("answer_labels", NO_UNIT)):
+    empties = {"reference": 0, "margins": 0, "answer_lengths": 0, "answer_labels": NO_UNIT}
+    for name, empty in empties.items():
         padded = [
             np.pad(item[name], ((0, most - len(item[name])), (0, 0)), constant_values=empty) for item in items
         ]

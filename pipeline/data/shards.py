@@ -35,8 +35,8 @@ def tokenizer_digest(directory: Path) -> str:
 class ShardWriter:
     """A context that appends documents to NAME.tokens.bin and NAME.targets.bin, and at its end writes the rest.
 
-    The rest is NAME.offsets.npy, NAME.bytes.npy, of judged answers NAME.labels.npy, and, last, the header NAME.json: a
-    shard without it is unfinished.
+    The rest is NAME.offsets.npy, NAME.bytes.npy, of judged answers NAME.labels.npy and NAME.margins.npy, and, last, the
+    header NAME.json: a shard without it is unfinished.
     Memory: two int64 a document; tokens go straight to disk.
     """
 
@@ -48,6 +48,7 @@ class ShardWriter:
         self._lengths: list[np.ndarray] = []
         self._byte_lengths: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
+        self._margins: list[np.ndarray] = []
         self._files = ExitStack()
         self._token_file = self._create("tokens.bin")
         self._target_file: BinaryIO | None = None
@@ -70,6 +71,7 @@ class ShardWriter:
         byte_lengths: np.ndarray,
         targets: np.ndarray | None = None,
         labels: np.ndarray | None = None,
+        margins: np.ndarray | None = None,
     ) -> None:
         """Append documents.
 
@@ -79,6 +81,7 @@ class ShardWriter:
             byte_lengths: UTF-8 bytes that each document's tokens are scored on, [D].
             targets: 1 where the token is supervised, or fp32 weights, [N]; given for every call of a shard or for none.
             labels: uint8, of judged answers, [D]; likewise.
+            margins: fp32, of the pair that each judged answer is in, [D]; None: 0.
 
         Raises:
             UserError: more different weights than a byte can tell apart.
@@ -96,6 +99,7 @@ class ShardWriter:
         if labels is not None:
             assert len(labels) == len(lengths), "one label a document"
             self._labels.append(labels.astype(np.uint8))
+            self._margins.append(np.zeros(len(labels), np.float32) if margins is None else margins)
         self._lengths.append(lengths.astype(np.int64))
         self._byte_lengths.append(byte_lengths.astype(np.int64))
         self.documents += len(lengths)
@@ -129,6 +133,7 @@ class ShardWriter:
         np.save(self._path("bytes.npy"), np.concatenate([none, *self._byte_lengths]))
         if self._labels:
             np.save(self._path("labels.npy"), np.concatenate(self._labels))
+            np.save(self._path("margins.npy"), np.concatenate(self._margins).astype(np.float32))
         write_json(self._path("json"), self._header())
 
     def _header(self) -> dict[str, Any]:
@@ -162,7 +167,7 @@ class Shard:
     weights: fp32, what each value of `targets` stands for: 0, 1, and others where messages have weights.
     offsets: int64 [documents + 1], document i is tokens[offsets[i]:offsets[i + 1]].
     byte_lengths: int64 [documents].
-    labels: uint8 [documents] of judged answers (pipeline.data.kinds.Judgements), or None.
+    labels, margins: uint8 and fp32 [documents] of judged answers (pipeline.data.kinds.Judgements), or None.
     """
 
     def __init__(self, directory: Path, name: str, header: dict) -> None:
@@ -176,7 +181,9 @@ class Shard:
         self.weights = np.array(header["weights"], np.float32)
         self.offsets = self._load("offsets.npy", self.documents + 1)
         self.byte_lengths = self._load("bytes.npy", self.documents)
-        self.labels = self._load("labels.npy", self.documents) if header.get("has_labels") else None
+        judged = header.get("has_labels")
+        self.labels = self._load("labels.npy", self.documents) if judged else None
+        self.margins = self._load("margins.npy", self.documents) if judged else None
 
     @classmethod
     def open(cls, directory: Path, name: str, tokenizer_sha256: str | None = None) -> "Shard":

@@ -57,6 +57,16 @@ def preferences(source: Preferences, skipped: list[SkippedRow]) -> Iterator[Pref
     return _items(source, source.most, skipped)
 
 
+def answered(source: Preferences) -> Iterator[Preference]:
+    """Answers of a table that may be judged or not, in its order. Raises as documents."""
+    parse = _table_row(Judged(source, unjudged=True))
+    for row in tables.table_rows(source):
+        try:
+            yield from parse(source, row)
+        except BadRow as bad:
+            _skip_or_raise(source, row, bad, [])
+
+
 def prompts(source: Prompts, skipped: list[SkippedRow]) -> Iterator[Prompt]:
     """The prompts of a section, ordered as documents are. Raises as documents."""
     return _items(source, source.most, skipped)

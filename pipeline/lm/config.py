@@ -286,6 +286,32 @@ class Prefer(Tuning):
         return self.loss_type in REFERENCED
 
 
+class RewardModel(Tuning):
+    """A decoder with one number for a head, learnt from pairs (Bradley-Terry): the chosen answer's is to be higher."""
+
+    centre_rewards_coefficient: float = what(
+        0.0, "weight of the squared sum of a pair's rewards, which holds them around 0", ge=0
+    )
+    on_long: Literal["error", "drop"] = what(
+        "error", "a pair that is longer than sequence_length, both of its sides together"
+    )
+
+    @model_validator(mode="after")
+    def _on_one_process(self) -> "RewardModel":
+        if self.sequence_parallel_size > 1:
+            raise ValueError("sequence_parallel_size: both sides of a pair stay on one process")
+        if self.lora and self.lora.quantisation:
+            raise ValueError(
+                "lora.quantisation: a reward model is trained on its base as it is: leave it out"
+            )
+        return self
+
+    @property
+    def paired(self) -> bool:
+        """Whether it learns from pairs."""
+        return True
+
+
 class Reinforce(Tuning):
     """Learning from checkable rewards; pipeline/lm/tuning/reinforcement.py has the equations. Samples are prompts."""
 
@@ -384,7 +410,8 @@ class LanguageModelConfig(Section):
     """A language-model recipe.
 
     `corpus` with `pretrain` trains from scratch, `chat` with `finetune` teaches a task, `preferences` with `prefer`
-    what is wanted, `prompts` with `reinforce` what a function rewards.
+    what is wanted, `prompts` with `reinforce` what a function rewards; `preferences` with `reward_model` makes a model
+    that judges answers, the last of its recipe.
     """
 
     recipe: Literal["llm"] = what(..., "the family this recipe belongs to")
@@ -397,6 +424,7 @@ class LanguageModelConfig(Section):
     finetune: Finetune | None = what(None, "fine-tuning; none: not done")
     preferences: Preferences | None = what(None, "judged answers; none: no preference tuning")
     prefer: Prefer | None = what(None, "preference tuning; none: not done")
+    reward_model: RewardModel | None = what(None, "a model that judges answers; none: not made")
     prompts: Prompts | None = what(
         None, "prompts whose answers are rewarded; none: nothing is learnt from rewards"
     )
@@ -415,6 +443,12 @@ class LanguageModelConfig(Section):
             raise ValueError("finetune needs a chat section")
         if self.prefer and not self.preferences:
             raise ValueError("prefer needs a preferences section")
+        if self.reward_model and not self.preferences:
+            raise ValueError("reward_model needs a preferences section")
+        if self.reward_model and (self.prefer or self.reinforce):
+            raise ValueError(
+                "reward_model writes no text: prefer and reinforce belong in a recipe of their own"
+            )
         if self.reinforce and not self.prompts:
             raise ValueError("reinforce needs a prompts section")
         if self.model.architecture and not (self.tokenizer and self.pretrain):
@@ -422,13 +456,14 @@ class LanguageModelConfig(Section):
         if self.model.pretrained and self.tokenizer:
             raise ValueError("a pretrained model brings its own tokenizer: leave out the tokenizer section")
         if not self.trainings:
-            raise ValueError("nothing is trained: give pretrain, finetune, prefer or reinforce")
+            raise ValueError("nothing is trained: give pretrain, finetune, prefer, reward_model or reinforce")
         return self
 
     @property
     def trainings(self) -> dict[str, "Pretrain | Tuning"]:
         """The stages that train, in order."""
-        found = {name: getattr(self, name) for name in ("pretrain", "finetune", "prefer", "reinforce")}
+        names = ("pretrain", "finetune", "prefer", "reinforce", "reward_model")
+        found = {name: getattr(self, name) for name in names}
         return {name: section for name, section in found.items() if section}
 
     @property

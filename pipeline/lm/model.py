@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.lm.config import Model, Pretrain, Tuning
+from pipeline.lm.config import Model, Pretrain, RewardModel, Tuning
 from pipeline.run.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -194,6 +194,8 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
     if training.sequence_parallel_size > 1:
         check_shared(config, training, chosen_for(training, attention, config))
     freeze(model, training.freeze)
+    if isinstance(training, RewardModel):
+        check_scorable(config)
     if lora := getattr(training, "lora", None):
         section = f"{type(training).__name__.lower()}.lora"
         check_targets(model, lora, section)
@@ -277,6 +279,51 @@ def load_model(directory: Path, dtype: Dtype | None = None, attention: str | Non
     return model.eval()
 
 
+def load_scorer(directory: Path, attention: str | None = None) -> PreTrainedModel:
+    """The decoder in a directory with one number for a head, fp32, for evaluation; a head that is not there is drawn.
+
+    attention: as load_model.
+
+    Raises:
+        UserError: as load_model and check_scorable.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    from pipeline.lm.attention import implementation_of
+
+    config = config_of(directory)
+    check_scorable(config)
+    config.num_labels, config.problem_type = 1, "regression"
+    how = attention and implementation_of(attention)
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # that a head is drawn is no news
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            directory, config=config, dtype=torch.float32, attn_implementation=how, local_files_only=True
+        ).eval()
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model loads from {directory}: {' '.join(str(error).split())[:300]}") from None
+    finally:
+        logging.set_verbosity(said)
+
+
+def check_scorable(config: PretrainedConfig) -> None:
+    """Refuse a decoder that transformers has no classifier of.
+
+    Raises:
+        UserError: naming it.
+    """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(
+            f"reward_model: transformers has no sequence classifier of {config.model_type}\n"
+            "way out: another decoder, such as llama, qwen3 or gemma"
+        )
+
+
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a local directory.
 
@@ -313,14 +360,14 @@ TOKENIZER_FILES = (
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path, base: Path | None = None
 ) -> None:
-    """Write a directory that AutoModelForCausalLM and AutoTokenizer load, and assert that its tensors are whole.
+    """Write a directory that transformers' auto classes load, and assert that its tensors are whole.
 
     base: the pretrained model's directory: its tokenizer files stay as they are, to the byte, and the generation config
         as well. Without one the tokenizer is this run's: it learns the positions, the model its special ids.
     """
     from safetensors import safe_open
 
-    for name, value in special_ids(tokenizer).items():
+    for name, value in special_ids(tokenizer).items() if hasattr(model, "generation_config") else ():
         if base is None or getattr(model.generation_config, name) is None:
             setattr(model.generation_config, name, value)
     if base is None and (positions := positions_of(model.config)):

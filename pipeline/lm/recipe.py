@@ -10,15 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.attention import apart, boundaries, implementation_of, packs
-from pipeline.lm.config import Lora, Pretrain, Reinforce, Tuning
+from pipeline.lm.config import Lora, Pretrain, Reinforce, RewardModel, Tuning
 from pipeline.lm.experts import Balance, balance_weight, routers_of
 from pipeline.lm.machine import compiled, kernels
 from pipeline.lm.tuning.freezing import freeze
@@ -71,14 +77,17 @@ class TokenLoss(nn.Module):
         position_ids_BT: Tensor,
         boundaries_N: Tensor | None,
     ) -> Tensor:
-        """Of each position, its document alone before it, [B, T, V]."""
+        """Of each position, its document alone before it, [B, T, V], or what `predicted` gives."""
         rows = {}
         if self.packed:
             mask = apart(self.model, document_ids_BT, boundaries_N)
             rows = {"attention_mask": mask, "position_ids": position_ids_BT}
         if self.routers:
             self.routers.listen()
-        return self.model(input_ids=input_ids_BT, **rows, use_cache=False, return_dict=True).logits
+        return self.predicted(dict(input_ids=input_ids_BT, **rows, use_cache=False, return_dict=True))
+
+    def predicted(self, rows: dict[str, Any]) -> Tensor:
+        return self.model(**rows).logits
 
     def with_balance(self, found: Tensor, document_ids_BT: Tensor) -> Tensor | tuple[Tensor, Balance]:
         return (found, self.routers.balance(document_ids_BT >= 0)) if self.routers else found
@@ -153,8 +162,8 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     token passes through.
     """
     config = model.config.get_text_config()
-    embedding = model.get_input_embeddings().weight
-    tied = model.get_output_embeddings().weight is embedding
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    tied = head is not None and head.weight is embedding
     experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
     passed = getattr(config, "num_experts_per_tok", None) or experts
     share = {True: passed / experts, False: 1.0}
@@ -293,22 +302,24 @@ def size_of(
     attention: str,
 ) -> Size:
     """What training a decoder of this config on this launcher holds and does; counted on an empty model."""
+    scores = isinstance(training, RewardModel)
+    auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation_of(attention))
+        model = auto.from_config(config, attn_implementation=implementation_of(attention))
         rows = rows_of_sample(training)
         flops = flops_per_token(model, sequence_length) * sequence_length * training.train_batch_size * rows
         total = sum(parameter.numel() for parameter in model.parameters())
         freeze(model, training.freeze)
         if lora and lora.quantisation:
             model = quantise(model, lora)
-        net = add_adapters(model, lora) if lora else model
+        net = add_adapters(model, lora, task_type="SEQ_CLS" if scores else "CAUSAL_LM") if lora else model
         coded = [layer for _, layer in quantised_layers(net)]
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))
     stretch = sequence_length // training.sequence_parallel_size
     shape = (Batches.derive(training, launch.num_processes).micro * rows, stretch)
     packed = packs(training.packing, config)
-    activations = _activations(TokenLoss(net, packed), config, training, shape, launch.zero_stage is not None)
+    activations = _activations(_measured(net, packed, scores), training, shape, launch.zero_stage is not None)
     beside = 4 * _beside(training, total)  # fp32, whole on every process
     activations += beside + (math.prod(shape) * config.vocab_size * 4 if beside else 0)
     parameters = total + (trained if lora else 0)
@@ -347,15 +358,21 @@ def _beside(training: Pretrain | Tuning, own: int) -> int:
     return own if isinstance(training, Reinforce) and training.beta else 0
 
 
-def _activations(
-    net: TokenLoss, config: PretrainedConfig, training: Training, shape: tuple[int, int], zero: bool
-) -> float:
+def _measured(net: PreTrainedModel, packed: bool, scores: bool) -> TokenLoss:
+    from pipeline.lm.tuning.ranking import AnswerScores, with_padding
+
+    return AnswerScores(with_padding(net, 0, 0), packed) if scores else TokenLoss(net, packed)
+
+
+def _activations(net: TokenLoss, training: Training, shape: tuple[int, int], zero: bool) -> float:
     """Bytes at the peak of a micro-batch of `shape` (B, T): what autograd keeps, and the logits beside that."""
+
+    config, scores = net.model.config, isinstance(training, RewardModel)
 
     def forward() -> Tensor:
         rows_BT = torch.zeros(shape, dtype=torch.long)
         each_row = torch.arange(0, shape[0] * shape[1] + 1, shape[1], dtype=torch.int32)
-        return net.train()(rows_BT, rows_BT, rows_BT, rows_BT, None, each_row)
+        return net.train()(rows_BT, rows_BT, rows_BT, rows_BT, 2 if scores else None, each_row)
 
     dtype = torch.bfloat16 if training.bf16 and zero else torch.float32
     if getattr(config.get_text_config(), "num_experts_per_tok", None):
@@ -364,7 +381,7 @@ def _activations(
     else:
         kept = kept_bytes([net], forward, dtype, autocast=training.bf16 and not zero)
     positions, width = math.prod(shape), 2 if training.bf16 else 4
-    logits = positions * config.vocab_size * width
+    logits = 0 if scores else positions * config.vocab_size * width
     if training.gradient_checkpointing:  # a layer's input each, and one layer at a time with all it keeps
         layers = config.num_hidden_layers
         kept = logits + layers * positions * config.hidden_size * width + (kept - logits) / layers

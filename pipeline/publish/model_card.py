@@ -53,7 +53,8 @@ class Card:
     @property
     def last(self) -> Tuning | None:
         """The last tuning."""
-        return self.config.reinforce or self.config.prefer or self.config.finetune
+        config = self.config
+        return config.reward_model or config.reinforce or config.prefer or config.finetune
 
 
 def lineage(directories: Iterable[Path]) -> list[Artifact]:
@@ -98,7 +99,7 @@ def render(card: Card) -> str:
         summary(card),
         "## Use\n\n" + usage(card),
         "## Scores\n\n" + score_table(scores_of(card.chain)),
-        "## Samples\n\n" + samples(samples_of(card.chain)),
+        *(() if card.config.reward_model else ("## Samples\n\n" + samples(samples_of(card.chain)),)),
         "## Data and licence\n\n" + data(card),
         "## Settings\n\n" + settings(card.config),
         "## Checked before publication\n\n" + checks(card.measured),
@@ -112,7 +113,8 @@ def front_matter(card: Card) -> str:
     tree = hub_licence(card.config.export.licence)
     base = hub_name(card.config)
     tree |= {"base_model": base} if base else {}
-    tree |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["headwater"]}
+    task = "text-classification" if card.config.reward_model else "text-generation"
+    tree |= {"library_name": "transformers", "pipeline_tag": task, "tags": ["headwater"]}
     return front(tree)
 
 
@@ -138,13 +140,17 @@ def summary(card: Card) -> str:
         how = f"loss `{config.prefer.loss_type}`, beta {config.prefer.beta:g}; {_weights_of(config.prefer)}"
         said = made_pairs(config.preferences)
         steps.append(
-            f"preference-tuned for {config.prefer.length} on `{config.preferences.called}`{said} ({how})"
+            f"preference-tuned for {config.prefer.length} on `{public(config.preferences.called)}`{said} ({how})"
         )
+    if config.reward_model:
+        said, how = made_pairs(config.preferences), _weights_of(config.reward_model)
+        pairs = f"pairs of `{public(config.preferences.called)}`{said} ({how})"
+        steps.append(f"trained for {config.reward_model.length} to put one number on an answer, by {pairs}")
     if config.reinforce:
         file, _, function = config.reinforce.reward.rpartition(":")
         how = f"{config.reinforce.loss_type}, {_weights_of(config.reinforce)}"
         said = f"rewarded for {config.reinforce.length} by `{function}` of `{Path(file).name}` for answers to"
-        steps.append(f"{said} `{config.prompts.called}` ({how})")
+        steps.append(f"{said} `{public(config.prompts.called)}` ({how})")
     return f"{origin}, {', then '.join(steps)}. Weights are fp32 safetensors."
 
 
@@ -164,6 +170,8 @@ def made_pairs(preferences: Preferences) -> str:
 
 def usage(card: Card) -> str:
     """Python that runs as it stands, in the directory or with the name on the Hub."""
+    if card.config.reward_model:
+        return scoring(card)
     if card.chats:
         prompt = (
             'prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], '
@@ -181,6 +189,22 @@ def usage(card: Card) -> str:
         f"{prompt}\n"
         "answer = model.generate(**prompt, max_new_tokens=64)\n"
         'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))'
+    )
+    return fenced(code, "python") + (f"\n\n{adapter_usage(card)}" if card.has_adapter else "")
+
+
+def scoring(card: Card) -> str:
+    """Python that puts the model's number on an answer."""
+    code = (
+        "import torch\n"
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+        'name = "."  # this directory, or the model\'s name on the Hub\n'
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        "model = AutoModelForSequenceClassification.from_pretrained(name)\n"
+        'turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]\n'
+        'text = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)\n'
+        "with torch.no_grad():\n"
+        "    print(float(model(**text).logits[0, 0]))  # higher is better, among answers to one prompt"
     )
     return fenced(code, "python") + (f"\n\n{adapter_usage(card)}" if card.has_adapter else "")
 
@@ -257,8 +281,8 @@ def data(card: Card) -> str:
 def settings(config: LanguageModelConfig) -> str:
     """What was asked for, section by section, without the paths of the machine that made it."""
     given = ("corpus", "tokenizer", "model", "pretrain", "chat", "finetune", "preferences", "prefer")
-    given = (*given, "prompts", "reinforce")
-    sections = (*given, "evaluate", "generate")
+    given = (*given, "prompts", "reinforce", "reward_model")
+    sections = (*given, "evaluate", *(() if config.reward_model else ("generate",)))
     tree = {name: identity(section) for name in sections if (section := dict(config)[name]) is not None}
     for section, key in (
         ("corpus", "path"),

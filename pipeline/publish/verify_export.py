@@ -1,7 +1,8 @@
 """Run in a fresh process: does an exported directory, loaded by plain transformers and peft, equal the live model?
 
-`python -m pipeline.publish.verify_export EXPORTED LIVE [ADAPTER BASE] [--bf16-bound X] [--prompts FILE]` prints
-one JSON verdict: {agrees, refused, measured}. None of this project's code loads the exported side.
+`python -m pipeline.publish.verify_export EXPORTED LIVE [ADAPTER BASE] [--bf16-bound X] [--prompts FILE] [--scores]`
+prints one JSON verdict: {agrees, refused, measured}. None of this project's code loads the exported side. --scores: the
+model is a sequence classifier of one class, whose logits are its one number at a text's end.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 # Absolute for the merged weights: the same fp32 numbers in the same library, measured 0. For the adapter relative to
 # the largest logit: merging rounds W + BA where the adapter adds two products. Measured at worst 8.6e-6 on
 # SmolLM2-135M with logits of 34 (2.9e-4 absolute) and 7.4e-6 on random models; bfloat16 gives 9e-2.
-BOUNDS = {"fp32_logit_difference": 1e-5, "adapter_logit_difference_relative": 3e-5}
+BOUNDS = {
+    "fp32_logit_difference": 1e-5,
+    "adapter_logit_difference_relative": 3e-5,
+    "padded_logit_difference_relative": 3e-5,  # of a text in a padded batch from the text alone; classifiers only
+}
 RANDOM_ROWS, ROW_TOKENS = 4, 64
 HARD_STRINGS = (
     "",
@@ -54,7 +59,9 @@ def relative_difference(coarse: list[Tensor], exact: list[Tensor]) -> float:
 
 
 def _centred_square(logits_TV: Tensor) -> float:
-    return float((logits_TV - logits_TV.mean(-1, keepdim=True)).square().sum())
+    if logits_TV.shape[-1] > 1:  # one number, a classifier's, has no other to be compared with
+        logits_TV = logits_TV - logits_TV.mean(-1, keepdim=True)
+    return float(logits_TV.square().sum())
 
 
 def logits_of(model: PreTrainedModel, rows: list[list[int]]) -> list[Tensor]:
@@ -63,6 +70,17 @@ def logits_of(model: PreTrainedModel, rows: list[list[int]]) -> list[Tensor]:
 
     with torch.inference_mode():
         return [model(torch.tensor([row])).logits[0] for row in rows]
+
+
+def padded_logits(model: PreTrainedModel, rows: list[list[int]]) -> list[Tensor]:
+    """What a classifier says of each row in one batch, padded behind: [classes] each."""
+    import torch
+
+    longest, pad = max(map(len, rows)), model.config.pad_token_id
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    seen = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    with torch.inference_mode():
+        return list(model(input_ids=ids, attention_mask=seen).logits)
 
 
 def token_rows(
@@ -170,28 +188,32 @@ class Live(NamedTuple):
     stops: frozenset[int]
 
 
-def read_live(directory: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Live:
+def read_live(directory: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], scores: bool) -> Live:
     """Load the live model as the stages do, and let it go again."""
-    from pipeline.lm.model import load_model
+    from pipeline.lm.model import load_model, load_scorer
     from pipeline.lm.prompts import stop_ids
 
-    model = load_model(directory)
+    model = load_scorer(directory) if scores else load_model(directory)
     rows = token_rows(model, tokenizer, prompts)
     logits = logits_of(model, rows)
-    return Live(
-        rows, logits, max(float(row.abs().max()) for row in logits) or 1.0, stop_ids(model, tokenizer)
-    )
+    stops = frozenset() if scores else stop_ids(model, tokenizer)
+    return Live(rows, logits, max(float(row.abs().max()) for row in logits) or 1.0, stops)
 
 
 def verify(
-    exported: Path, live: Path, adapter: tuple[Path, Path] | None, bf16_bound: float, prompts: list[str]
+    exported: Path,
+    live: Path,
+    adapter: tuple[Path, Path] | None,
+    bf16_bound: float,
+    prompts: list[str],
+    scores: bool = False,
 ) -> dict[str, Any]:
     """The verdict on an exported directory. One model is held at a time, beside the logits.
 
     adapter: (adapter directory, directory of its base), compared with the exported weights, which are merged.
     bf16_bound: largest accepted `relative_difference` of the bfloat16 copy. Measured on SmolLM2-135M, the
         quickstart's model and random ones: 0.006 to 0.036; with matrices in 8-bit floats 0.053 to 0.23.
-    prompts: compared on beside random ids.
+    prompts: compared on beside random ids. scores: of a sequence classifier of one class.
 
     Returns:
         agrees; refused: one line for each thing that differs; measured: plain numbers.
@@ -203,8 +225,8 @@ def verify(
     tokenizer, plain = load_tokenizer(live), AutoTokenizer.from_pretrained(exported)
     texts = [*HARD_STRINGS, *prompts]
     refused = tokenizer_faults(plain, tokenizer, texts)
-    reference = read_live(live, tokenizer, prompts)
-    differences, faults = compare(exported, reference, adapter, tokenizer.bos_token_id)
+    reference = read_live(live, tokenizer, prompts, scores)
+    differences, faults = compare(exported, reference, adapter, tokenizer.bos_token_id, scores)
     bounds = BOUNDS | {"bf16_logit_difference_relative": bf16_bound}
     refused += faults + [
         _too_far(n, value, bounds[n]) for n, value in differences.items() if not value <= bounds[n]
@@ -219,22 +241,26 @@ def verify(
 
 
 def compare(
-    exported: Path, live: Live, adapter: tuple[Path, Path] | None, begin: int | None
+    exported: Path, live: Live, adapter: tuple[Path, Path] | None, begin: int | None, scores: bool = False
 ) -> tuple[dict[str, float], list[str]]:
     """(differences of logits by the name of their bound, faults of what is stored)."""
     import torch
 
-    model, info = _plain(exported, torch.float32)
-    faults = tensor_faults(exported, model, info) + generation_faults(model, live.stops, begin)
-    whole = logits_of(model, live.rows)
-    model = _plain(exported, torch.bfloat16)[0]
+    model, info = _plain(exported, torch.float32, scores)
+    faults = tensor_faults(exported, model, info)
+    faults += [] if scores else generation_faults(model, live.stops, begin)
+    whole, padding = logits_of(model, live.rows), model.config.pad_token_id
+    found = {"fp32_logit_difference": largest_difference(whole, live.logits)}
+    if scores:
+        found["padded_logit_difference_relative"] = (
+            largest_difference(padded_logits(model, live.rows), whole) / live.scale
+        )
+    model = _plain(exported, torch.bfloat16, scores)[0]
     half = logits_of(model, live.rows)
-    found = {
-        "fp32_logit_difference": largest_difference(whole, live.logits),
-        "bf16_logit_difference_relative": relative_difference(half, live.logits),
-    }
+    found["bf16_logit_difference_relative"] = relative_difference(half, live.logits)
     if adapter:
-        model = _with_adapter(*adapter)
+        model = _with_adapter(*adapter, scores)
+        model.config.pad_token_id = padding
         found["adapter_logit_difference_relative"] = (
             largest_difference(logits_of(model, live.rows), whole) / live.scale
         )
@@ -245,18 +271,21 @@ def _too_far(name: str, value: float, bound: float) -> str:
     return f"{name} is {value:.3g}, and at most {bound:g} is accepted"
 
 
-def _plain(directory: Path, dtype: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
+def _plain(directory: Path, dtype: Any, scores: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    model, info = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+    auto, how = (
+        (AutoModelForSequenceClassification, {"num_labels": 1}) if scores else (AutoModelForCausalLM, {})
+    )
+    model, info = auto.from_pretrained(directory, dtype=dtype, output_loading_info=True, **how)
     return model.eval(), info
 
 
-def _with_adapter(adapter: Path, base: Path) -> PreTrainedModel:
+def _with_adapter(adapter: Path, base: Path, scores: bool) -> PreTrainedModel:
     import torch
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(_plain(base, torch.float32)[0], adapter).eval()
+    return PeftModel.from_pretrained(_plain(base, torch.float32, scores)[0], adapter).eval()
 
 
 def main(arguments: list[str]) -> int:
@@ -268,12 +297,13 @@ def main(arguments: list[str]) -> int:
         "--bf16-bound", type=float, default=0.05, help="root mean square, relative to the logits'"
     )
     parser.add_argument("--prompts", type=Path, help="a JSON list of strings to compare on")
+    parser.add_argument("--scores", action="store_true", help="a sequence classifier of one class")
     given = parser.parse_args(arguments)
     if len(given.adapter) not in (0, 2):
         parser.error("an adapter is given together with its base")
     prompts = json.loads(given.prompts.read_text()) if given.prompts else []
     adapter = tuple(given.adapter) or None
-    verdict = verify(given.exported, given.live, adapter, given.bf16_bound, prompts)
+    verdict = verify(given.exported, given.live, adapter, given.bf16_bound, prompts, given.scores)
     print(json.dumps(verdict))
     return 0 if verdict["agrees"] else 1
 

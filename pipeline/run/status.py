@@ -209,7 +209,9 @@ def _ways_on(config: Any, artifacts: list[Artifact]) -> list[str]:
     lines = [f"Report, with every score: {path}" for path in reports]
     if any(made.stage == "export" for made in artifacts):
         lines.append(f"Publish it: headwater export {directory} --push USER/NAME")
-    if results.model_directory(artifacts):
+    if getattr(config, "reward_model", None):
+        lines.append(f"Judge answers by it: headwater score {directory} --data FILE")
+    elif results.model_directory(artifacts):
         lines.append(f"Talk to it: headwater chat {directory}")
     if translates(config):
         lines.append(f"Translate by it: headwater translate {directory} FILE")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 BASE, FINE_TUNED, PREFERRED, REINFORCED = "base", "fine-tuned", "preferred", "reinforced"
 XZ, REFERENCE = "xz -9e", "reference"
+REWARD_MODEL = "reward model"  # judges texts, and writes none
 PRETRAINED = "pretrained"  # as it came, before this run trained it further
 
 

@@ -13,6 +13,7 @@ from pipeline.run.stage import Stage
 CONFIG = LanguageModelConfig
 fitted = machine.fitted
 HEADLINE = (
+    "pairs ranked right",
     "reward",
     "preference accuracy",
     "chosen answer loss",
@@ -71,17 +72,18 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
             )
         )
     found += _later_tunings(config, tuned)
-    more = tuple(name for name in ("prefer", "reinforce") if name in config.trainings)
+    more = tuple(name for name in ("prefer", "reinforce", "reward_model") if name in config.trainings)
     models = tuple(dict.fromkeys((base, tuned, *more)))
     before = ("base",) if config.pretrain and not scratch else ()
     general = partial(_texts, config.evaluate.general)
     scored = (*before, *models, "tokenize")
     found.append(Stage("evaluate", "pipeline.evaluate", _of(config, "evaluate"), scored, reads=general))
-    found.append(Stage("generate", "pipeline.generate", _of(config, "generate"), models))
+    shown = ("evaluate",)
+    if not config.reward_model:  # which writes no text
+        found.append(Stage("generate", "pipeline.generate", _of(config, "generate"), models))
+        shown = (*shown, "generate")
     if config.export:
-        found.append(
-            Stage("export", "pipeline.export", _of(config, "export"), (*models, "evaluate", "generate"))
-        )
+        found.append(Stage("export", "pipeline.export", _of(config, "export"), (*models, *shown)))
     found.append(Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
     return tuple(found)
 
@@ -96,6 +98,9 @@ def _later_tunings(config: LanguageModelConfig, tuned: str) -> list[Stage]:
             found.append(Stage("reference", "pipeline.reference", scored_in, (tuned, "tokenize")))
         inputs = (tuned, *reference, "tokenize")
         found.append(Stage("prefer", "pipeline.prefer", _of(config, "prefer"), inputs, True))
+    if config.reward_model:
+        made = _of(config, "reward_model")
+        found.append(Stage("reward_model", "pipeline.reward_model", made, (tuned, "tokenize"), True))
     last = "prefer" if config.prefer else tuned
     if config.reinforce:
         inputs, reward = (last, "tokenize"), partial(_reward, config)

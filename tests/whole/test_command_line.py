@@ -27,6 +27,7 @@ FROZEN = {
     "verify": (["directory"], []),
     "export": (["run"], ["--push", "--public"]),
     "doctor": ([], []),
+    "score": (["directory"], ["--data", "--batch-size"]),
     "merge": (
         ["out", "sources"],
         ["--method", "--weights", "--base", "--density", "--seed", "--like", "--licence"],
@@ -106,7 +107,8 @@ ROOMS = {
     "scores": {"run", "train", "data", "lm", "scores"},
     "publish": {"run", "train", "data", "lm", "scores", "publish"},
 }
-STAGES = "base evaluate export finetune generate prefer pretrain reference reinforce report tokenize train_tokenizer"
+STAGES = "base evaluate export finetune generate prefer pretrain reference reinforce report reward_model"
+STAGES = f"{STAGES} tokenize train_tokenizer"
 FAMILIES = {path.parent.name for path in ROOT.glob("recipes/*/__init__.py")} - {"common"}
 
 

@@ -68,8 +68,8 @@ class PreferenceModel(LanguageModel):
 
     def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
         answers, balance = self._answers(nets["model"], batch)
-        terms = preference_terms(self.settings, answers)
-        total, parts = terms.losses_BU.sum(), self._parts(answers, terms)
+        terms = self.terms(answers, batch)
+        total, parts = terms.losses_BU.sum(), self.parts(answers, terms)
         if balance:
             # A row's balance counts as much as its units do: over a step, and however the step is cut.
             units_R = answers.there_BU.sum(1).repeat_interleave(len(balance[0]) // len(answers.labels))
@@ -79,6 +79,10 @@ class PreferenceModel(LanguageModel):
             total = total + self.balance_weight * even
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
+    def terms(self, answers: Answers, batch: Batch) -> Terms:
+        """The loss of each unit, and what its answers are worth."""
+        return preference_terms(self.settings, answers)
+
     def _answers(self, net: nn.Module, batch: Batch) -> tuple[Answers, Balance | None]:
         labels = batch["answer_labels"]
         documents = labels[..., 0].numel() * 2 // len(batch["input_ids"])
@@ -87,7 +91,7 @@ class PreferenceModel(LanguageModel):
         answers = Answers(logps_RD.reshape(labels.shape), batch["reference"], batch["answer_lengths"], labels)
         return answers, balance
 
-    def _parts(self, answers: Answers, terms: Terms) -> dict[str, Tensor]:
+    def parts(self, answers: Answers, terms: Terms) -> dict[str, Tensor]:
         """Sums over units for the log."""
         there, logps = answers.there_BU[..., None], answers.logps.detach()
         first, second = terms.rewards.unbind(-1)

@@ -35,11 +35,12 @@ def rows(
     from pipeline.lm.attention import packs
     from pipeline.lm.model import config_of
 
-    training = context.config.prefer
+    section = "prefer" if context.config.prefer else "reward_model"
+    training = getattr(context.config, section)
     shard = Shard.open(context.inputs["tokenize"], f"preferences.{split}", tokenizer_digest(base))
     _check_kind(shard, training.paired)
     packed = packs(training.packing, config_of(base))
-    return PackedAnswers(shard, reference, training.sequence_length, seed, training.on_long, packed)
+    return PackedAnswers(shard, reference, training.sequence_length, seed, training.on_long, packed, section)
 
 
 def _check_kind(shard: Shard, paired: bool) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.brought import vocabulary_of
-from pipeline.lm.config import LanguageModelConfig, Tuning
+from pipeline.lm.config import LanguageModelConfig, RewardModel, Tuning
 from pipeline.run.errors import UserError
 from pipeline.run.launch import read_launch
 from pipeline.run.stage import Context, directory_of
@@ -75,11 +76,23 @@ def built(context: Context, base: Path, training: Tuning, attention: str | None 
 
     asked, settings = context.config.model.attention, config_of(base)
     check_trainable(settings, asked, training)
-    model = before(base, training, attention or chosen_for(training, asked, settings))
+    scores = isinstance(training, RewardModel)
+    make = scorer if scores else partial(before, training=training)
+    model = make(base, attention=attention or chosen_for(training, asked, settings))
     if training.lora is None:
         freeze(model, training.freeze)
         return model
-    return add_adapters(model, training.lora, added_ids(base.parent) if base.parent.name == "base" else None)
+    new = added_ids(base.parent) if base.parent.name == "base" else None
+    return add_adapters(model, training.lora, new, "SEQ_CLS" if scores else "CAUSAL_LM")
+
+
+def scorer(base: Path, attention: str | None = None) -> Any:
+    """The decoder in `base` with one number for a head, drawn anew, and a token that pads."""
+    from pipeline.lm.model import load_scorer, load_tokenizer
+    from pipeline.lm.tuning.ranking import with_padding
+
+    tokenizer = load_tokenizer(base)
+    return with_padding(load_scorer(base, attention), tokenizer.pad_token_id, tokenizer.eos_token_id)
 
 
 def before(base: Path, training: Tuning, attention: str | None = None) -> Any:
