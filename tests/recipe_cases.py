@@ -35,7 +35,13 @@ from recipes.wavenet.wavenet import WaveNetRecipe
 from tests.helpers import ROOT
 from tests.seq2seq.cases import CONFIGS, settings_of, write_ids
 from tests.tiny_language_model import VOCABULARY, random_documents, shard_of, tiny_model
-from tests.tiny_preferences import preference_model, random_units, rewarded_model, shard_of_answers
+from tests.tiny_preferences import (
+    preference_model,
+    random_units,
+    reward_model,
+    rewarded_model,
+    shard_of_answers,
+)
 
 STEP_SAMPLES = 8
 STEPS = 4
@@ -160,6 +166,10 @@ def _preferences(shared: Path, micro: int, max_steps: int = STEPS, **settings: A
     return preference_model(shard, _loop(micro, max_steps) | settings)
 
 
+def _ranked(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    return reward_model(Shard.open(shared / "sigmoid", "preferences"), _loop(micro, max_steps))
+
+
 def _rewarded(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     shard = Shard.open(shared / "prompts", "documents")
     return rewarded_model(shard, _loop(micro, max_steps))
@@ -200,6 +210,7 @@ CASES: dict[str, Case] = {
     "QLoRA int8": Case(partial(_quantised, kind="int8"), (60, 0.5)),
     "DPO": Case(partial(_preferences, loss_type="sigmoid"), (60, 0.05), ALL_STAGES),
     "KTO": Case(partial(_preferences, loss_type="kto"), (60, 0.3), ALL_STAGES),
+    "reward model": Case(_ranked, (60, 0.05), ALL_STAGES),
     "GRPO": Case(_rewarded, (60, 0.5)),
     "classifier": Case(_classifier, (60, 0.1), ALL_STAGES),
     "ring GAN": Case(_ring, (300, 0.1)),

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from pipeline.data.kinds import FOREIGN, UNWANTED, WANTED
 from pipeline.data.pairs import PackedAnswers
 from pipeline.data.shards import Shard, ShardWriter
-from pipeline.lm.config import Prefer, Reinforce
+from pipeline.lm.config import Prefer, Reinforce, RewardModel
 from pipeline.lm.tuning.preference import PreferenceModel
+from pipeline.lm.tuning.ranking import RankingModel, with_padding
 from pipeline.lm.tuning.reinforcement import PromptRows, RewardedModel
 from tests.tiny_language_model import VOCABULARY, tiny_model
 
@@ -65,6 +67,28 @@ def preference_model(
     return PreferenceModel(
         settings, lambda: tiny_model("llama", length), train, held, train.mean_length, packed
     )
+
+
+def reward_model(shard: Shard, training: dict[str, Any], length: int = 32) -> RankingModel:
+    """The recipe on a tiny Llama with one number for a head."""
+    chosen = {
+        "learning_rate": 1e-2,
+        "bf16": False,
+        "torch_compile": False,
+        "center_rewards_coefficient": 0.01,
+    }
+    settings = RewardModel(**chosen | training)
+    train, held = (PackedAnswers(shard, None, length, seed, "error", True) for seed in (0, None))
+    return RankingModel(settings, lambda: tiny_classifier(length), train, held, train.mean_length)
+
+
+def tiny_classifier(length: int) -> Any:
+    """A sequence classifier of one class of a tiny Llama's shape."""
+    config = tiny_model("llama", length).config
+    config.num_labels = 1
+    torch.manual_seed(0)
+    net = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    return with_padding(net, 2, 1).eval()
 
 
 WANTED_TOKEN = "5"

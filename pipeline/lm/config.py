@@ -289,7 +289,7 @@ class Prefer(Tuning):
 class RewardModel(Tuning):
     """A decoder with one number for a head, learnt from pairs (Bradley-Terry): the chosen answer's is to be higher."""
 
-    centre_rewards_coefficient: float = what(
+    center_rewards_coefficient: float = what(
         0.0, "weight of the squared sum of a pair's rewards, which holds them around 0", ge=0
     )
     on_long: Literal["error", "drop"] = what(

@@ -85,7 +85,7 @@ class RankingModel(PreferenceModel):
         rewards = answers.logps * answers.there_BU[..., None]
         chosen_BU, rejected_BU = rewards.unbind(-1)
         losses_BU = -F.logsigmoid(chosen_BU - rejected_BU - batch["margins"][..., 0])
-        losses_BU = losses_BU + self.weighed.centre_rewards_coefficient * (chosen_BU + rejected_BU).square()
+        losses_BU = losses_BU + self.weighed.center_rewards_coefficient * (chosen_BU + rejected_BU).square()
         return Terms(losses_BU * answers.there_BU, rewards.detach())
 
     def parts(self, answers: Answers, terms: Terms) -> dict[str, Tensor]:
