@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from pipeline.data.config import Preferences
-from pipeline.lm.config import LanguageModelConfig, Tuning
+from pipeline.lm.config import LanguageModelConfig, Lora, Tuning
 from pipeline.publish.licences import hub_licence, named
 from pipeline.run import artifact
 from pipeline.run.artifact import Artifact
@@ -155,7 +155,10 @@ def summary(card: Card) -> str:
 
 
 def _weights_of(tuning: Tuning) -> str:
-    return f"LoRA of rank {tuning.lora.r}, merged" if tuning.lora else "all weights"
+    if not tuning.lora:
+        return "all weights"
+    codes = f" on a base in {tuning.lora.quantisation}" if tuning.lora.quantisation else ""
+    return f"LoRA of rank {tuning.lora.r}{codes}, merged"
 
 
 def made_pairs(preferences: Preferences) -> str:
@@ -222,10 +225,24 @@ def adapter_usage(card: Card) -> str:
     )  # fmt: skip
     where = f"`{base}`" if base else f"the model of the stage `{stage}` of the same run"
     known = f" (sha256 of its `model.safetensors`: `{weights}`)" if weights else ""
+    codes = _codes_of(card.last.lora) if card.last and card.last.lora else ""
     return (
         f"`adapter/` holds the adapter alone, for {where}{known}: "
-        '`peft.PeftModel.from_pretrained(base_model, name, subfolder="adapter")`.'
+        f'`peft.PeftModel.from_pretrained(base_model, name, subfolder="adapter")`.{codes}'
     )
+
+
+def _codes_of(lora: Lora) -> str:
+    """How the base of an adapter was stored, where it was in codes."""
+    if lora.quantisation == "nf4":
+        double = f"bnb_4bit_use_double_quant={lora.double_quantisation}"
+        how = f'`BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", {double})`'
+        stored = f"4 bits, as by {how}"
+    elif lora.quantisation == "int8":
+        stored = "8 bits, a scale a row"
+    else:
+        return ""
+    return f" It was trained on that model in {stored}; the weights here are merged into what these codes stand for."
 
 
 def score_table(groups: dict[str, list[Score]]) -> str:

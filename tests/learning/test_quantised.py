@@ -113,6 +113,28 @@ def test_bytes_a_weight_and_the_same_without_memory(kind, double, each):
     assert empty.bytes() == layer.bytes()
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_transformers_stores_the_same_in_4_bits(tmp_path, double):
+    """As the card says of an adapter's base. Its own products are not compared: bitsandbytes rounds them on a CPU."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    plain = tiny_model("llama", 32, hidden_size=64, intermediate_size=128)
+    plain.save_pretrained(tmp_path)
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=how, dtype=torch.float32, device_map="cpu"
+    )
+    import bitsandbytes.functional as bits
+
+    layers = dict(quantised_layers(quantise(plain, Lora(quantisation="nf4", double_quantisation=double))))
+    assert len(layers) == 14
+    for name, layer in layers.items():
+        weight = theirs.get_submodule(name).weight
+        assert torch.equal(
+            layer.dequantised(torch.float32), bits.dequantize_4bit(weight.data, weight.quant_state)
+        )
+
+
 def shard(tmp_path) -> Shard:
     return shard_of(tmp_path, random_documents(20, 30, 25))
 

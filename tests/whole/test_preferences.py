@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.data.shards import Shard
+from pipeline.lm.config import Lora
 from pipeline.lm.model import save_model
+from pipeline.lm.tuning.quantised import dequantise, quantise
 from pipeline.run.artifact import verify_chain
 from tests.stages.tiny_model import make_model, make_tokenizer
 from tests.whole.command import headwater, manifest
@@ -72,6 +74,7 @@ def write_recipe(folder: Path, data: Path, **changes) -> list[str]:
 
 KINDS = {
     "pairs with adapters": (False, {"lora": {"r": 4}}),
+    "pairs with adapters on codes": (False, {"lora": {"r": 4, "quantisation": "nf4"}}),
     "verdicts, all weights": (True, {"loss_type": "kto", "learning_rate": 1e-3}),
 }
 
@@ -96,12 +99,17 @@ def test_every_stage_is_made_and_its_lineage_holds(finished):
     assert "up to date, nothing to do" in headwater("run", *words).out
     card = (output / "export" / "README.md").read_text()
     assert "preference-tuned for 6 steps on" in card
+    assert ("`BitsAndBytesConfig(load_in_4bit=True" in card) == ("codes" in kind)
+    moved = manifest(output, "prefer")["metrics"].get("merge_kl")
+    assert (moved is not None and abs(moved) < 1e-6) == ("codes" in kind)
 
 
 def test_the_reference_is_a_plain_forward_of_the_model_before(finished):
-    _, _, output, _ = finished
+    kind, _, output, _ = finished
     shard = Shard.open(output / "tokenize", "preferences.train")
     model = AutoModelForCausalLM.from_pretrained(output / "base" / "model").eval()
+    if "codes" in kind:
+        model = dequantise(quantise(model, Lora(quantisation="nf4")))
     reference = np.load(output / "reference" / "train.npy")
     for document in range(6):
         ids = torch.tensor(shard.document(document).astype(np.int64))[None]
