@@ -74,10 +74,13 @@ class Run(Section):
 class Optimizer(Section):
     """One net's update rule, with Hugging Face's names."""
 
-    optim: Literal["adamw", "adamw_torch_fused", "muon", "lion", "adafactor"] = what(
+    optim: Literal[
+        "adamw", "adamw_torch_fused", "adamw_8bit", "schedule_free_adamw", "muon", "lion", "adafactor"
+    ] = what(
         "adamw",
-        "update rule; adamw_torch_fused: the same by its other name; muon: hidden matrices by Muon, the rest by AdamW; "
-        "lion: one moment, signs of it; adafactor: a matrix's second moment by rows and columns",
+        "update rule; adamw_torch_fused: the same by its other name; adamw_8bit: its moments in 8 bits; "
+        "schedule_free_adamw: its weights averaged, at a constant rate; muon: hidden matrices by Muon, the rest by "
+        "AdamW; lion: one moment, signs of it; adafactor: a matrix's second moment by rows and columns",
     )
     learning_rate: float = what(..., "peak learning rate, of Muon's other weights", gt=0)
     muon_learning_rate: float = what(

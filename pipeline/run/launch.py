@@ -119,6 +119,9 @@ def flat_deepspeed(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+UNSHARDED = {"adafactor": "their rows and columns", "adamw_8bit": "the blocks that share a scale"}
+
+
 def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimizers: Optimizer) -> None:
     """Refuse a launch file that does not fit the recipe, before anything starts.
 
@@ -139,11 +142,12 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
         raise UserError(
             f"{launch.path}: this recipe is not tested under ZeRO-{launch.zero_stage}\nway out: {tested}"
         )
-    if launch.zero_stage and any(optimizer.optim == "adafactor" for optimizer in optimizers):
-        raise UserError(
-            f"optim: adafactor under {launch.path}: ZeRO cuts matrices where their rows and columns are to be kept\n"
-            "way out: run.launch=launch/ddp.yaml, or optim: lion, which keeps one moment"
-        )
+    for optimizer in optimizers:
+        if launch.zero_stage and (why := UNSHARDED.get(optimizer.optim)):
+            raise UserError(
+                f"optim: {optimizer.optim} under {launch.path}: ZeRO cuts matrices where {why} are to be kept\n"
+                "way out: run.launch=launch/ddp.yaml, or optim: lion, which keeps one moment"
+            )
     check_best(run, training)
     check_compiler(training, optimizers)
     derived = [

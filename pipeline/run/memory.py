@@ -11,6 +11,8 @@ from typing import Any
 from pipeline.run.config import Loop
 from pipeline.run.launch import Launch
 
+LEAST_IN_8_BITS, BLOCK_OF_8_BITS = 4096, 256  # bitsandbytes' sizes: of a moment, and of what shares a scale
+
 
 @dataclass(frozen=True)
 class Size:
@@ -46,8 +48,8 @@ class Memory:
 
 
 def moment_bytes(groups: list[dict[str, Any]]) -> int:
-    """fp32 moments of parameter groups: one of what Muon and Lion update, two of what AdamW does; Adafactor's rows and
-    columns."""
+    """fp32 moments of parameter groups: one of what Muon and Lion update, two of what AdamW does, codes of both in
+    8 bits; Adafactor's rows and columns."""
     return sum(4 * _moments(p, group["rule"]) for group in groups for p in group["params"])
 
 
@@ -55,6 +57,10 @@ def _moments(parameter: Any, rule: str) -> int:
     count = parameter.numel()
     if rule == "adafactor":
         return count // parameter.shape[-1] + count // parameter.shape[-2] if parameter.ndim > 1 else count
+    if (
+        rule == "adamw_8bit" and count >= LEAST_IN_8_BITS
+    ):  # a byte each, and an fp32 scale a block; counted in fp32
+        return (2 * count + 8 * -(-count // BLOCK_OF_8_BITS)) // 4
     return count if rule in ("muon", "lion") else 2 * count
 
 

@@ -1,5 +1,6 @@
 """What can be refused or derived before a process group, a weight or a file: batches, rates, memory."""
 
+import importlib.util
 from dataclasses import dataclass
 
 from pipeline.run.config import Loop, Optimizer
@@ -71,6 +72,22 @@ def check_optimizer(optimizer: Optimizer, max_steps: int | None) -> None:
             "optim: muon with max_grad_norm: its updates have a fixed norm, and ZeRO forms them before clipping\n"
             "way out: max_grad_norm: 0"
         )
+    if optimizer.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "optim: adamw_8bit needs bitsandbytes, which is not installed\nway out: pip install bitsandbytes, or adamw"
+        )
+    if optimizer.optim == "schedule_free_adamw":
+        if not optimizer.lr_scheduler_type.startswith("constant"):
+            raise UserError(
+                f"optim: schedule_free_adamw with lr_scheduler_type: {optimizer.lr_scheduler_type}: its average takes "
+                "the schedule's place\nway out: lr_scheduler_type: constant, or constant_with_warmup"
+            )
+        if getattr(optimizer, "ema_decay", 0):
+            raise UserError(
+                "optim: schedule_free_adamw with ema_decay: its weights are an average\nway out: ema_decay: 0"
+            )
+        if not optimizer.adam_beta1:
+            raise UserError("optim: schedule_free_adamw with adam_beta1: 0\nexpected: more, such as 0.9")
     known = max_steps or 1_000_000  # shares of max_steps are checked alike
     warmup, decay = steps_of(optimizer.warmup_steps, known), steps_of(optimizer.decay_steps, known)
     if warmup + decay > known:

@@ -7,7 +7,7 @@ and its engine updates one net. `fit` (fit.py) consumes what `steps` yields: it 
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.run.plan import Batches
 from pipeline.train.ema import Ema
-from pipeline.train.engine import STATE, Engine, NonFinite, Runtime, build_engine
+from pipeline.train.engine import STATE, Average, Engine, NonFinite, Runtime, build_engine
 from pipeline.train.feed import ahead, collated, micro_batches, on
 from pipeline.train.recipe import Batch, Clock, Recipe, Split, Sum, derived_seed
 from pipeline.train.schedule import learning_rate_factor
@@ -54,6 +54,11 @@ class Trainer:
             for turn in recipe.turns
         }
         self.frozen = {name: _frozen(net, runtime) for name, net in nets.items() if name not in recipe.turns}
+        self.averages = {
+            turn: Average(engine, recipe.optimizers[turn].adam_beta1)
+            for turn, engine in self.engines.items()
+            if recipe.optimizers[turn].optim == "schedule_free_adamw"
+        }
         decay = self.training.ema_decay
         self.emas = {turn: Ema(self.engines[turn].masters(), decay) for turn in recipe.ema if decay}
 
@@ -77,6 +82,11 @@ class Trainer:
             for key, tensor in self.engines[turn].state(("weight",)):
                 yield f"{turn}/ema/{key.removeprefix('weight/')}", tensor
 
+    def _learnt(self, turn: str) -> Iterator[tuple[str, Tensor]]:
+        """The weights that training found: schedule-free, their average."""
+        with self.averages[turn].swapped() if turn in self.averages else nullcontext():
+            yield from self.engines[turn].state(("weight",))
+
     def load(self, read, step: int) -> None:
         """Restore what `tensors` gave, through `read(key)`, as it was after `step` updates."""
         for turn, engine in self.engines.items():
@@ -95,8 +105,8 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(next(iter(self.engines.values())).precision())
-            for turn in self.emas if shadows else ():
-                stack.enter_context(self._shadowed(turn))
+            for turn, others in (self.averages | (self.emas if shadows else {})).items():
+                stack.enter_context(self._swapped(turn, others))
             for net in nets.values():
                 net.eval()
             yield nets
@@ -104,15 +114,15 @@ class Trainer:
             net.train(modes[name])
 
     @contextmanager
-    def _shadowed(self, turn: str) -> Iterator[None]:
-        with self.emas[turn].swapped():
+    def _swapped(self, turn: str, others: Ema | Average) -> Iterator[None]:
+        with others.swapped():
             self.engines[turn].refresh()
             yield
         self.engines[turn].refresh()
 
     def weights(self, turn: str, ema: bool = False) -> dict[str, Tensor]:
         """Whole fp32 CPU copies of the trainable weights of one net, by parameter name, on process 0 alone."""
-        pairs = self._shadows(turn) if ema else self.engines[turn].state(("weight",))
+        pairs = self._shadows(turn) if ema else self._learnt(turn)
         prefix = f"{turn}/ema/" if ema else "weight/"
         kept = {}
         for key, tensor in pairs:

@@ -57,6 +57,7 @@ def _group(
         "lion": {"betas": (optimizer.adam_beta1, optimizer.adam_beta2)},
         "adafactor": {},
     }
+    settings |= {name: settings["adamw"] for name in ("adamw_8bit", "schedule_free_adamw")}
     peak *= factor
     return dict(
         params=params,

@@ -13,11 +13,13 @@ from pipeline.run.plan import Batches, check_optimizer
 from pipeline.train.engine.interface import STATE, Engine, NonFinite
 from pipeline.train.engine.plain import PlainEngine
 from pipeline.train.engine.runtime import Runtime, open_trackers, start_runtime, stop_runtime
+from pipeline.train.engine.schedule_free import Average
 from pipeline.train.engine.zero import DeepSpeedEngine
 from pipeline.train.optimizer import parameter_groups
 
 __all__ = [
     "STATE",
+    "Average",
     "Engine",
     "NonFinite",
     "Runtime",

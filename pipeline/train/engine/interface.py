@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.train.engine import eight_bit
 from pipeline.train.engine.lion import Lion
 
 
@@ -45,6 +46,9 @@ class Engine(Protocol):
     def masters(self) -> list[Tensor]:
         """The fp32 tensors that this process updates: whole parameters, or its ZeRO shards."""
 
+    def points(self) -> list[Tensor]:
+        """Of each master, schedule-free AdamW's z; before the first update the master itself."""
+
     def refresh(self) -> None:
         """Make the compute weights follow masters that were changed from outside."""
 
@@ -63,20 +67,28 @@ OPTIMIZER_STATE = {
     "muon": ("momentum_buffer",),
     "lion": ("exp_avg",),
     "adafactor": ("row_var", "col_var", "variance"),
+    "adamw_8bit": eight_bit.KINDS,
+    "schedule_free_adamw": ("z", "exp_avg_sq"),
 }
-STATE = ("exp_avg", "exp_avg_sq", "momentum_buffer", "row_var", "col_var", "variance")  # of every rule
+STATE = tuple(dict.fromkeys(kind for kinds in OPTIMIZER_STATE.values() for kind in kinds))  # of every rule
 STEPPED = ("adamw", "adafactor")  # rules that count their updates
 
 
 def optimizer_of(groups: list[dict], kind: str) -> torch.optim.Optimizer:
-    """Fused AdamW, Lion, torch's Adafactor, or Muon with fused AdamW for the rest: DeepSpeed's class, whose arithmetic
-    ZeRO shares."""
+    """Fused AdamW, bitsandbytes' with moments in 8 bits, or schedule-free; Lion, torch's Adafactor, or Muon with fused
+    AdamW for the rest: DeepSpeed's class, whose arithmetic ZeRO shares."""
     if kind == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     if kind == "lion":
         return Lion(groups)
     if kind == "adafactor":
         return torch.optim.Adafactor(groups)
+    if kind == "adamw_8bit":
+        return eight_bit.adamw_8bit(groups)
+    if kind == "schedule_free_adamw":
+        from pipeline.train.engine.schedule_free import ScheduleFreeAdamW
+
+        return ScheduleFreeAdamW(groups)
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     for group in groups:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.run.config import Loop, Optimizer
+from pipeline.train.engine.eight_bit import empty_state
 from pipeline.train.engine.interface import (
     OPTIMIZER_STATE,
     STEPPED,
@@ -17,6 +18,7 @@ from pipeline.train.engine.interface import (
     trainable_of,
 )
 from pipeline.train.engine.runtime import Runtime
+from pipeline.train.engine.schedule_free import counters_of, recount
 from pipeline.train.optimizer import rule_of
 
 # DDP's reducer must not be freed while gloo's thread still holds its last tensor: each then waits for the other.
@@ -41,6 +43,7 @@ class PlainEngine:
             _DDP_OF_THIS_PROCESS.append(self.forward)
         self.trainable = trainable_of(module)
         self.optimizer = optimizer_of(groups, rule_of(optimizer.optim))
+        self.counters = counters_of(optimizer, training)
         self.max_norm = optimizer.max_grad_norm or math.inf
         self.autocast = training.bf16
         self.device = runtime.device.type
@@ -73,6 +76,9 @@ class PlainEngine:
     def masters(self) -> list[Tensor]:
         return [parameter for _, parameter in self.trainable]
 
+    def points(self) -> list[Tensor]:
+        return [self.optimizer.state[parameter].get("z", parameter.detach()) for parameter in self.masters()]
+
     def refresh(self) -> None:
         """The masters are the weights."""
 
@@ -86,13 +92,20 @@ class PlainEngine:
 
     @torch.no_grad()
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
+        if self.counters:
+            recount(self.optimizer, self.counters(steps))
         owners = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for name, parameter in self.trainable:
             parameter.copy_(read(f"weight/{name}"))
             rule = owners[id(parameter)]["rule"]
-            state = {kind: _like(parameter, kind) for kind in kinds_of(parameter, rule)}
-            for kind, tensor in state.items():
-                tensor.copy_(read(f"{kind}/{name}"))
+            if rule == "adamw_8bit":
+                state = empty_state(self.optimizer, parameter, steps)
+                kinds = [kind for kind in kinds_of(parameter, rule) if kind in state]
+            else:
+                kinds = kinds_of(parameter, rule)
+                state = {kind: _like(parameter, kind) for kind in kinds}
+            for kind in kinds:
+                state[kind].copy_(read(f"{kind}/{name}"))
             if rule in STEPPED:
                 state["step"] = torch.tensor(float(steps), device=parameter.device)
             self.optimizer.state[parameter] = state

@@ -18,6 +18,7 @@ from pipeline.train.engine.interface import (
     trainable_of,
 )
 from pipeline.train.engine.runtime import Runtime
+from pipeline.train.engine.schedule_free import counters_of, recount
 from pipeline.train.optimizer import rule_of
 
 
@@ -37,6 +38,7 @@ class DeepSpeedEngine:
 
         self.stage, self.rank, self.world_size = runtime.zero_stage, runtime.rank, runtime.world_size
         self.trainable = trainable_of(module)
+        self.counters = counters_of(optimizer, training)
         self.rules = {id(p): group["rule"] for group in groups for p in group["params"]}
         self.muon = "muon" in self.rules.values()
         # DeepSpeed flattens parameters by rows, and cannot broadcast other layouts (0.19.8).
@@ -85,6 +87,9 @@ class DeepSpeedEngine:
     def masters(self) -> list[Tensor]:
         return list(self.flats)
 
+    def points(self) -> list[Tensor]:
+        return [self.zero.optimizer.state[flat]["z"] for flat in self.flats]
+
     def refresh(self) -> None:
         if self.stage < 3:
             self.zero.update_lp_params()
@@ -108,6 +113,8 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
         self._make_state(steps)
+        if self.counters:
+            recount(self.zero.optimizer, self.counters(steps))
         for name, parameter in self.trainable:
             for kind in ("weight", *self._kinds(parameter)):
                 self._set(parameter, kind, read(f"{kind}/{name}").to(self.flats[0].device))
@@ -180,7 +187,10 @@ class DeepSpeedEngine:
                 momentum = torch.zeros(sum(member.numel() for member in members), device=flat.device)
                 self.zero.optimizer.state[flat] = {"momentum_buffer": momentum}
                 continue
-            self.zero.optimizer.state[flat] = {kind: torch.zeros_like(flat) for kind in OPTIMIZER_STATE[rule]}
+            self.zero.optimizer.state[flat] = {
+                kind: flat.detach().clone() if kind == "z" else torch.zeros_like(flat)
+                for kind in OPTIMIZER_STATE[rule]
+            }
             if rule in STEPPED:
                 self.zero.optimizer.state[flat]["step"] = torch.tensor(float(steps), device=flat.device)
         if self.stage < 3:
