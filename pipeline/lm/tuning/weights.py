@@ -128,7 +128,7 @@ def write_tuned(
         save_adapter(model, context.out / "adapter", base)
     moved: dict[str, float] = {}
     if training.lora and training.lora.quantisation:
-        model, moved = moved_by_merging(model, shard, bool(training.bf16))
+        model, moved = moved_by_merging(model, shard)
     elif training.lora:
         model = model.merge_and_unload()
     save_model(model, load_tokenizer(base), context.out / "model", base)
