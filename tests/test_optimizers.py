@@ -1,5 +1,7 @@
 """Catches an update rule that is not the published one, a rate that reaches other weights, and settings that vanish."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -7,9 +9,15 @@ from torch import nn
 from pipeline.run.config import Optimizer
 from pipeline.run.errors import UserError
 from pipeline.run.memory import moment_bytes
+from pipeline.run.plan import check_optimizer
+from pipeline.train.engine import STATE, Average
+from pipeline.train.engine.eight_bit import KINDS
 from pipeline.train.engine.interface import optimizer_of
+from pipeline.train.engine.plain import PlainEngine
+from pipeline.train.loop import Trainer, steps
 from pipeline.train.optimizer import parameter_groups, rule_of
-from tests.tiny_language_model import tiny_model
+from tests.helpers import Toy, toy_training
+from tests.tiny_language_model import ALONE, tiny_model
 
 
 def groups_of(net: nn.Module, **fields) -> list[dict]:
@@ -40,6 +48,114 @@ def test_lion_is_its_papers_algorithm():
     torch.testing.assert_close(optimizer.state[layer.weight]["exp_avg"], moment)
 
 
+@pytest.mark.filterwarnings("ignore:Not changing train/eval:UserWarning")
+def test_schedule_free_is_its_authors(tmp_path):
+    """Weights y, points z and the average x after each of eight updates at rates that rise and stay."""
+    from schedulefree import AdamWScheduleFree
+
+    torch.manual_seed(0)
+    ours, theirs = (nn.Linear(6, 5, bias=False) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    [group] = groups_of(
+        ours, optim="schedule_free_adamw", lr_scheduler_type="constant", adam_beta2=0.99, weight_decay=0.1
+    )
+    mine = optimizer_of([group], "schedule_free_adamw")
+    reference = AdamWScheduleFree(theirs.parameters(), lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
+    reference.train()
+    average = Average(SimpleNamespace(
+        masters=lambda: [ours.weight], points=lambda: [mine.state[ours.weight]["z"]]
+    ), 0.9)  # fmt: skip
+    for step in range(8):
+        rate = 0.1 * min(1.0, (step + 1) / 4)
+        mine.param_groups[0]["lr"] = reference.param_groups[0]["lr"] = rate
+        ours.weight.grad = torch.randn(5, 6)
+        theirs.weight.grad = ours.weight.grad.clone()
+        mine.step(), reference.step()
+        torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine.state[ours.weight]["z"], reference.state[theirs.weight]["z"])
+        kept = ours.weight.detach().clone()
+        reference.eval()
+        with average.swapped():
+            torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
+        reference.train()
+        assert torch.equal(ours.weight, kept)
+
+
+def test_evaluation_and_the_weights_that_are_kept_are_the_average():
+    trainer = Trainer(Toy(toy_training(optim="schedule_free_adamw", lr_scheduler_type="constant")), ALONE)
+    for _ in steps(trainer):
+        pass
+    net, engine = trainer.engines["model"].module, trainer.engines["model"]
+    learnt = {name: parameter.detach().clone() for name, parameter in engine.trainable}
+    points = {name: engine.optimizer.state[parameter]["z"] for name, parameter in engine.trainable}
+    average = {name: (learnt[name] - 0.1 * points[name]) / 0.9 for name in learnt}
+    kept = trainer.weights("model")
+    with trainer.resting() as nets:
+        seen = dict(nets["model"].named_parameters())
+        for name, expected in average.items():
+            torch.testing.assert_close(kept[name], expected, rtol=1e-4, atol=1e-6)
+            assert torch.equal(seen[name], kept[name]) and not torch.equal(kept[name], learnt[name])
+    assert all(
+        torch.equal(parameter, learnt[name]) for name, parameter in net.named_parameters() if name in learnt
+    )
+
+
+def test_moments_in_8_bits_resume_bit_for_bit_and_are_counted():
+    """A matrix of 8,192 numbers, whose moments are codes, and one of 100, whose are not."""
+
+    def engine() -> PlainEngine:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 128, bias=False), nn.Linear(10, 10, bias=False))
+        training = toy_training(optim="adamw_8bit")
+        return PlainEngine(net, parameter_groups(net, training), training, training, ALONE)
+
+    def update(one: PlainEngine, step: int) -> None:
+        torch.manual_seed(step)
+        for _, parameter in one.trainable:
+            parameter.grad = torch.randn_like(parameter)
+        one.update(0.5)
+
+    whole = engine()
+    for step in range(3):
+        update(whole, step)
+    saved = {key: tensor.float().clone() for key, tensor in whole.state(("weight", *STATE))}
+    assert {key.split("/")[0] for key in saved if key.endswith("0.weight")} == {"weight", *KINDS}
+    assert {key.split("/")[0] for key in saved if key.endswith("1.weight")} == {"weight", "state1", "state2"}
+    again = engine()
+    again.load(lambda key: saved[key], 3)
+    for step in (3, 4):
+        update(whole, step), update(again, step)
+    pairs = zip(whole.state(("weight", *STATE)), again.state(("weight", *STATE)), strict=True)
+    assert all(torch.equal(one, other) for (_, one), (_, other) in pairs)
+    made = [tensor for key, tensor in whole.state(STATE)]
+    assert moment_bytes(whole.optimizer.param_groups) == sum(t.numel() * t.element_size() for t in made)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"optim": "schedule_free_adamw"}, "with lr_scheduler_type: cosine"),
+        (
+            {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "ema_decay": 0.9},
+            "with ema_decay",
+        ),
+        (
+            {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "adam_beta1": 0.0},
+            "with adam_beta1: 0",
+        ),
+    ],
+)
+def test_what_schedule_free_has_no_use_for_is_refused(fields, said):
+    with pytest.raises(UserError, match=said):
+        check_optimizer(toy_training(**{"warmup_steps": 0} | fields), 6)
+
+
+def test_8_bits_without_their_package_are_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="adamw_8bit needs bitsandbytes"):
+        check_optimizer(toy_training(optim="adamw_8bit"), 6)
+
+
 def test_the_two_names_of_adamw_are_one_rule():
     net = tiny_model("llama", 8)
     one, other = (groups_of(net, optim=name) for name in ("adamw", "adamw_torch_fused"))
@@ -47,7 +163,7 @@ def test_the_two_names_of_adamw_are_one_rule():
     assert rule_of("adamw_torch_fused") == "adamw"
 
 
-@pytest.mark.parametrize("optim", ["adamw", "lion", "adafactor"])
+@pytest.mark.parametrize("optim", ["adamw", "lion", "adafactor", "schedule_free_adamw"])
 def test_the_plan_counts_the_moments_that_an_update_makes(optim):
     net = tiny_model("llama", 8)
     groups = groups_of(net, optim=optim)
@@ -55,7 +171,12 @@ def test_the_plan_counts_the_moments_that_an_update_makes(optim):
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    made = [value for state in optimizer.state.values() for key, value in state.items() if key != "step"]
+    made = [
+        value
+        for state in optimizer.state.values()
+        for key, value in state.items()
+        if torch.is_tensor(value) and key != "step"
+    ]
     assert moment_bytes(groups) == sum(tensor.numel() * 4 for tensor in made)
 
 

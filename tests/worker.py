@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from pipeline.run.launch import UNSHARDED
 from pipeline.run.stage import leave
 from pipeline.train import checkpoint
 from pipeline.train.drawing import Drawings
@@ -35,6 +36,8 @@ RESUMED = {
     "bf16 muon": {"bf16": True, "optim": "muon"},
     "fp32 lion": {"optim": "lion"},
     "fp32 adafactor": {"optim": "adafactor"},
+    "fp32 adamw_8bit": {"optim": "adamw_8bit"},
+    "fp32 schedule_free": {"optim": "schedule_free_adamw", "ema_decay": 0.0, "lr_scheduler_type": "constant"},
 }
 
 
@@ -48,10 +51,9 @@ def trainer_of(
 
 
 def resumed_under(runtime: Runtime) -> dict[str, dict[str, Any]]:
-    """ZeRO has no rows and columns of a matrix to keep."""
-    return {
-        name: given for name, given in RESUMED.items() if not (runtime.zero_stage and "adafactor" in name)
-    }
+    """What launch.UNSHARDED names is refused under ZeRO."""
+    refused = UNSHARDED if runtime.zero_stage else {}
+    return {name: given for name, given in RESUMED.items() if given.get("optim") not in refused}
 
 
 def everywhere(runtime: Runtime, value: Any) -> list[Any]:
@@ -132,13 +134,13 @@ def not_finite(runtime: Runtime, poison: str, optim: str) -> list[dict[str, Any]
 
 def resume(runtime: Runtime, directory: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """Four steps without a break, with a checkpoint at the second, and the last two again from it."""
-    whole = trainer_of(runtime, 2, ema_decay=0.5, max_steps=4, **fields)
+    whole = trainer_of(runtime, 2, **{"ema_decay": 0.5, "max_steps": 4} | fields)
     losses = []
     for info in steps(whole):
         losses.append(info.sums["model/loss"].mean)
         if info.step == 2:
             checkpoint.save(directory, 2, whole.tensors(), {}, 1, runtime)
-    resumed = trainer_of(runtime, 2, ema_decay=0.5, max_steps=4, **fields)
+    resumed = trainer_of(runtime, 2, **{"ema_decay": 0.5, "max_steps": 4} | fields)
     again = resume_losses(resumed, directory)
     states = [state_digests(whole), state_digests(resumed)]
     seen = [weights_digest(whole), weights_digest(resumed)]
@@ -248,7 +250,9 @@ def cases(runtime: Runtime, shared: Path, launcher: str, source: str | None) -> 
 
 def resumed_from(runtime: Runtime, source: Path) -> dict[str, list[float]]:
     return {
-        name: resume_losses(trainer_of(runtime, 2, ema_decay=0.5, max_steps=4, **fields), source / name)
+        name: resume_losses(
+            trainer_of(runtime, 2, **{"ema_decay": 0.5, "max_steps": 4} | fields), source / name
+        )
         for name, fields in resumed_under(runtime).items()
         if (source / name).is_dir()
     }

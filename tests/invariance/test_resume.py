@@ -2,10 +2,15 @@
 
 import pytest
 
+from pipeline.train.engine import STATE
+
 LAUNCHERS = ("one", "ddp", "zero1", "zero2", "zero3")
-CASES = ("fp32 adamw", "fp32 muon", "bf16 adamw", "bf16 muon", "fp32 lion")
+CASES = ("fp32 adamw", "fp32 muon", "bf16 adamw", "bf16 muon", "fp32 lion", "fp32 schedule_free")
 EVERY_CASE = [(launcher, case) for launcher in LAUNCHERS for case in CASES]
-EVERY_CASE += [("one", "fp32 adafactor"), ("ddp", "fp32 adafactor")]  # refused under ZeRO
+# Refused under ZeRO.
+EVERY_CASE += [
+    (launcher, f"fp32 {name}") for name in ("adafactor", "adamw_8bit") for launcher in ("one", "ddp")
+]
 
 
 @pytest.mark.parametrize(("launcher", "case"), EVERY_CASE)
@@ -24,21 +29,25 @@ def test_the_state_is_weights_ema_and_moments_of_every_trainable_parameter(repor
     kinds = {kind: {key.split(f"{kind}/")[1] for key in keys if f"/{kind}/" in key} for kind in KINDS}
     trainable = kinds["weight"]
     assert len(trainable) == 9 and not any("frozen" in name for name in trainable)
-    assert kinds["ema"] == trainable
+    assert kinds["ema"] == (set() if "schedule_free" in case else trainable)
     matrices = {f"blocks.{block}.weight" for block in range(3)} if "muon" in case else set()
     assert kinds["momentum_buffer"] == matrices
+    if "adamw_8bit" in case:  # of the toy, every moment is small enough to stay as it is
+        assert kinds["state1"] == kinds["state2"] == trainable and not kinds["absmax1"]
+        return
     if "adafactor" in case:
         assert kinds["row_var"] == kinds["col_var"] == trainable - kinds["variance"]
         assert not kinds["exp_avg"] and 0 < len(kinds["variance"]) < len(trainable)
         return
-    assert kinds["exp_avg"] == trainable - matrices
+    assert kinds["z"] == (trainable if "schedule_free" in case else set())
+    assert kinds["exp_avg"] == (set() if kinds["z"] else trainable - matrices)
     assert kinds["exp_avg_sq"] == (set() if "lion" in case else trainable - matrices)
 
 
-KINDS = ("weight", "ema", "exp_avg", "exp_avg_sq", "momentum_buffer", "row_var", "col_var", "variance")
+KINDS = ("weight", "ema", *STATE)
 
 
-@pytest.mark.parametrize("case", ["fp32 adamw", "fp32 muon", "fp32 lion"])
+@pytest.mark.parametrize("case", ["fp32 adamw", "fp32 muon", "fp32 lion", "fp32 schedule_free"])
 @pytest.mark.parametrize(("launcher", "source"), [("one", "zero3"), ("zero3", "one")])
 def test_a_checkpoint_resumes_on_another_number_of_processes(report_of, launcher, source, case):
     resumed = report_of(launcher, source)["resumed"][case]

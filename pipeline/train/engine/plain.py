@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from pipeline.train.engine.interface import (
     trainable_of,
 )
 from pipeline.train.engine.runtime import Runtime
-from pipeline.train.engine.schedule_free import counters_of, recount
+from pipeline.train.engine.schedule_free import counted, factors_before
 from pipeline.train.optimizer import rule_of
 
 # DDP's reducer must not be freed while gloo's thread still holds its last tensor: each then waits for the other.
@@ -43,7 +44,7 @@ class PlainEngine:
             _DDP_OF_THIS_PROCESS.append(self.forward)
         self.trainable = trainable_of(module)
         self.optimizer = optimizer_of(groups, rule_of(optimizer.optim))
-        self.counters = counters_of(optimizer, training)
+        self.factors = partial(factors_before, optimizer=optimizer, training=training)
         self.max_norm = optimizer.max_grad_norm or math.inf
         self.autocast = training.bf16
         self.device = runtime.device.type
@@ -92,8 +93,6 @@ class PlainEngine:
 
     @torch.no_grad()
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
-        if self.counters:
-            recount(self.optimizer, self.counters(steps))
         owners = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for name, parameter in self.trainable:
             parameter.copy_(read(f"weight/{name}"))
@@ -106,6 +105,8 @@ class PlainEngine:
                 state = {kind: _like(parameter, kind) for kind in kinds}
             for kind in kinds:
                 state[kind].copy_(read(f"{kind}/{name}"))
+            if rule == "schedule_free_adamw":
+                state |= counted(owners[id(parameter)]["peak"], self.factors(steps))
             if rule in STEPPED:
                 state["step"] = torch.tensor(float(steps), device=parameter.device)
             self.optimizer.state[parameter] = state

@@ -6,6 +6,7 @@ where gradients are taken. A parameter holds y, and x follows from y and z.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,18 +19,18 @@ from pipeline.train.schedule import learning_rate_factor
 class ScheduleFreeAdamW(torch.optim.Optimizer):
     """Every operation is of one element, so that a shard's update is that of its part of the whole.
 
-    A group counts its updates as `steps`, and sums its squared rates, by which points are weighed, as `weight_sum`.
+    Each parameter's state counts its updates as `steps`, and sums its squared rates, by which points are weighed, as
+    `weight_sum`: under ZeRO-3 a group is updated in parts.
     """
 
     def __init__(self, groups: list[dict]):
         defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-        super().__init__(groups, defaults | {"steps": 0, "weight_sum": 0.0})
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:
         assert closure is None, "the loop computes the loss"
         for group in self.param_groups:
-            rate = self.count(group, group["lr"])
             params = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not params:
                 continue
@@ -37,13 +38,16 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
                 if "z" not in self.state[parameter]:
                     self.state[parameter]["z"] = parameter.detach().clone()
                     self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
+                    self.state[parameter] |= counted(group["lr"], [])
+                count(self.state[parameter], group["lr"])
             points = [self.state[parameter]["z"] for parameter in params]
             squares = [self.state[parameter]["exp_avg_sq"] for parameter in params]
             gradients = [parameter.grad for parameter in params]
-            (beta1, beta2), share = group["betas"], rate**2 / group["weight_sum"]
+            (beta1, beta2), rate, done = group["betas"], group["lr"], self.state[params[0]]
+            share = rate**2 / done["weight_sum"]
             torch._foreach_mul_(squares, beta2)
             torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
-            scales = torch._foreach_div(squares, 1 - beta2 ** group["steps"])
+            scales = torch._foreach_div(squares, 1 - beta2 ** done["steps"])
             torch._foreach_sqrt_(scales)
             torch._foreach_add_(scales, group["eps"])
             updates = torch._foreach_div(gradients, scales)
@@ -52,27 +56,24 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             torch._foreach_add_(params, updates, alpha=rate * (beta1 * (1 - share) - 1))
             torch._foreach_add_(points, updates, alpha=-rate)
 
-    @staticmethod
-    def count(group: dict, rate: float) -> float:
-        """One more update of the group at this rate."""
-        group["steps"] += 1
-        group["weight_sum"] += rate**2
-        return rate
+
+def factors_before(steps: int, optimizer: Optimizer, training: Loop) -> list[float]:
+    """The factors of the first so many updates, by which counters are made anew."""
+    return [learning_rate_factor(step, training.max_steps, optimizer) for step in range(steps)]
 
 
-def counters_of(optimizer: Optimizer, training: Loop) -> Callable[[int], list[float]] | None:
-    """What gives the factors of the first so many updates, by which the counters are made anew; None without them."""
-    if optimizer.optim != "schedule_free_adamw":
-        return None
-    return lambda steps: [learning_rate_factor(step, training.max_steps, optimizer) for step in range(steps)]
+def count(state: dict[str, Any], rate: float) -> None:
+    """One more update at this rate."""
+    state["steps"] += 1
+    state["weight_sum"] += rate**2
 
 
-def recount(optimizer: torch.optim.Optimizer, factors: list[float]) -> None:
-    """Give each group the counters that updates at these factors of its peak rate leave behind."""
-    for group in optimizer.param_groups:
-        group["steps"], group["weight_sum"] = 0, 0.0
-        for factor in factors:
-            ScheduleFreeAdamW.count(group, group["peak"] * factor)
+def counted(peak: float, factors: list[float]) -> dict[str, Any]:
+    """The counters that updates at these factors of a peak rate leave behind."""
+    found = {"steps": 0, "weight_sum": 0.0}
+    for factor in factors:
+        count(found, peak * factor)
+    return found
 
 
 class Average:

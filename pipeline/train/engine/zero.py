@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from pipeline.train.engine.interface import (
     trainable_of,
 )
 from pipeline.train.engine.runtime import Runtime
-from pipeline.train.engine.schedule_free import counters_of, recount
+from pipeline.train.engine.schedule_free import counted, factors_before
 from pipeline.train.optimizer import rule_of
 
 
@@ -38,7 +39,7 @@ class DeepSpeedEngine:
 
         self.stage, self.rank, self.world_size = runtime.zero_stage, runtime.rank, runtime.world_size
         self.trainable = trainable_of(module)
-        self.counters = counters_of(optimizer, training)
+        self.factors = partial(factors_before, optimizer=optimizer, training=training)
         self.rules = {id(p): group["rule"] for group in groups for p in group["params"]}
         self.muon = "muon" in self.rules.values()
         # DeepSpeed flattens parameters by rows, and cannot broadcast other layouts (0.19.8).
@@ -113,8 +114,6 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
         self._make_state(steps)
-        if self.counters:
-            recount(self.zero.optimizer, self.counters(steps))
         for name, parameter in self.trainable:
             for kind in ("weight", *self._kinds(parameter)):
                 self._set(parameter, kind, read(f"{kind}/{name}").to(self.flats[0].device))
@@ -191,6 +190,9 @@ class DeepSpeedEngine:
                 kind: flat.detach().clone() if kind == "z" else torch.zeros_like(flat)
                 for kind in OPTIMIZER_STATE[rule]
             }
+            if rule == "schedule_free_adamw":
+                peak = self.zero.optimizer.param_groups[group]["peak"]
+                self.zero.optimizer.state[flat] |= counted(peak, self.factors(steps))
             if rule in STEPPED:
                 self.zero.optimizer.state[flat]["step"] = torch.tensor(float(steps), device=flat.device)
         if self.stage < 3:
