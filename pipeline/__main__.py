@@ -82,11 +82,13 @@ def _merge_verb(verbs: Any) -> None:
         "merge", allow_abbrev=False, help="one model from several of the same shape, or from checkpoints"
     )
     merge.add_argument("out", type=Path, help="the directory to write")
-    merge.add_argument("sources", nargs="+", help="model directories, or checkpoints of a training stage")
+    merge.add_argument(
+        "sources", nargs="+", help="model or adapter directories, or checkpoints of a training stage"
+    )
     merge.add_argument("--method", default="linear", help="linear, slerp, task_arithmetic, ties or dare")
     merge.add_argument("--weights", type=float, nargs="+", help="a factor for each source; default: 1")
     merge.add_argument(
-        "--base", help="the model that the sources were trained from; ties, dare, task_arithmetic"
+        "--base", help="the model that the sources were trained from; adapters, ties, dare, task_arithmetic"
     )
     merge.add_argument(
         "--density", type=float, default=0.5, help="ties, dare: share of a change that is kept"
@@ -352,11 +354,18 @@ def _merge(given: argparse.Namespace) -> int:
         base=given.base,
         density=given.density,
         seed=given.seed,
-        like=given.like or given.sources[0],
+        like=given.like or _first_model(given.sources, given.base),
     )
     found = run_merge(merge, given.out, given.licence)
     print(f"{given.out}: {found['tensors_equal']} tensors by {given.method}, checked in a fresh process")
     return 0
+
+
+def _first_model(sources: list[str], base: str | None) -> str:
+    """The first source that has a config of its own: an adapter's is its base's."""
+    return next(
+        (name for name in sources if not (Path(name) / "adapter_config.json").is_file()), base or sources[0]
+    )
 
 
 def _doctor(given: argparse.Namespace) -> int:

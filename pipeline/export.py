@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import Generate, LanguageModelConfig, Lora
+from pipeline.lm.tuning.lora import CODES
 from pipeline.publish import model_card
 from pipeline.publish.licences import check_licence
 from pipeline.run import provenance
@@ -102,9 +103,13 @@ def generation_config(
 
 
 def write_adapter(adapter: Path, out: Path, stage: str, config: LanguageModelConfig) -> None:
-    """peft's two files; the base, made by `stage`, is named by its name on the Hub or its place beside the export."""
+    """peft's two files, and how a base in codes was stored.
+
+    The base, made by `stage`, is named by its name on the Hub or its place beside the export.
+    """
     out.mkdir()
-    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    for name in ("adapter_model.safetensors", *([CODES] if (adapter / CODES).is_file() else [])):
+        shutil.copyfile(adapter / name, out / name)
     settings = json.loads((adapter / "adapter_config.json").read_text())
     # The Hub has what the adapter was trained on only where this run has not changed it.
     as_it_came = stage == "base" and not config.model.adds_tokens

@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.__main__ import main
+from pipeline.lm.config import Lora
 from pipeline.lm.model import save_model
+from pipeline.lm.tuning.lora import add_adapters, save_adapter
 from pipeline.publish import merge as merging
 from pipeline.publish.merge import Merge, Source, _largest, _slerp, _ties
 from tests.stages.tiny_model import make_model, make_tokenizer
@@ -164,3 +166,77 @@ def test_a_result_that_is_not_what_was_computed_is_not_published(models, tmp_pat
     with pytest.raises(RuntimeError, match=r"model\.norm\.weight is not what was computed"):
         merging.run_merge(asked, tmp_path / "out", "MIT")
     assert not (tmp_path / "out").exists()
+
+
+ADAPTERS = {
+    "plain": {"lora_alpha": 6.0},
+    "rslora": {"use_rslora": True, "lora_alpha": 3.0},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 9.0}},
+    "saved whole": {"modules_to_save": ("norm",)},
+}
+
+
+@pytest.fixture
+def adapter(models, tmp_path):
+    """`adapter(kind, seed)`: the directory of an adapter of the base, and the weights that peft merges it into."""
+
+    def made(kind: str, seed: int) -> tuple[Path, dict[str, torch.Tensor]]:
+        settings = Lora(r=4, **ADAPTERS[kind])
+        net = add_adapters(AutoModelForCausalLM.from_pretrained(models["base"]), settings)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        place = tmp_path / f"adapter-{kind}-{seed}"
+        save_adapter(net, place, models["base"], settings)
+        return place, net.merge_and_unload().state_dict()
+
+    return made
+
+
+PEFT = pytest.mark.filterwarnings(
+    "ignore:`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated:FutureWarning"
+)
+
+
+@PEFT
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_stands_for_what_peft_merges_it_into(models, adapter, tmp_path, kind):
+    place, expected = adapter(kind, 1)
+    found = merged(models | {"adapter": place}, tmp_path, "adapter", base=str(models["base"]))
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
+    assert any(not torch.equal(tensor, weights(models["base"])[name]) for name, tensor in found.items())
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@PEFT
+def test_two_adapters_and_a_model_join_by_every_method(models, adapter, tmp_path):
+    (one, first), (two, second) = adapter("plain", 1), adapter("rslora", 2)
+    known = models | {"a": one, "b": two}
+    found = merged(known, tmp_path, "a", "b", "one", base=str(models["base"]), weights=[1, 2, 1])
+    third = weights(models["one"])
+    for name, tensor in found.items():
+        expected = (first[name] + 2 * second[name] + third[name]) / 4
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+    for method in ("slerp", "ties", "dare", "task_arithmetic"):
+        words = ["merge", str(tmp_path / method), str(one), str(two), "--method", method]
+        assert main([*words, "--base", str(models["base"]), "--licence", "MIT"]) == 0
+
+
+@PEFT
+def test_an_adapter_that_is_no_product_on_this_base_is_refused(models, adapter, tmp_path, capsys):
+    place, _ = adapter("plain", 1)
+
+    def said(*words: str) -> str:
+        assert main(["merge", str(tmp_path / "none"), *words, "--licence", "MIT"]) == 2
+        return capsys.readouterr().err
+
+    assert "is an adapter\nway out: --base DIRECTORY" in said(str(place), str(place))
+    (place / "quantisation.json").write_text("{}")
+    assert "on a base in codes" in said(str(place), "--base", str(models["base"]))
+    (place / "quantisation.json").unlink()
+    settings = json.loads((place / "adapter_config.json").read_text())
+    (place / "adapter_config.json").write_text(json.dumps(settings | {"use_dora": True}))
+    assert "more than LoRA's products" in said(str(place), "--base", str(models["base"]))

@@ -6,12 +6,14 @@ Formulas, for weights t_i of the sources with factors w_i, b of the base, d_i = 
     task_arithmetic  b + sum of w_i d_i (arXiv:2212.04089)
     ties             b + mean of the d_i with the elected sign, of each the largest `density` kept (arXiv:2306.01708)
     dare             b + sum of w_i d_i, of each a random `density` kept, over `density` (arXiv:2311.03099)
-All is computed in fp32 and written in the first source's precision.
+A source may be an adapter of the base: its weights are then b + (alpha / r) B A. All is computed in fp32 and written in
+the first source's precision.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.lm.tuning.lora import CODES
 from pipeline.publish.licences import check_licence, hub_licence, named
 from pipeline.publish.model_card import front, table
 from pipeline.run.errors import UserError
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare")
 FROM_BASE = ("task_arithmetic", "ties", "dare")
 SHARD_BYTES = 1 << 31
+SETTINGS = "adapter_config.json"  # of an adapter
+A, B = ".lora_A.weight", ".lora_B.weight"
 CHECKPOINT = "model/weight/model."  # before the names of weights that training saves
 
 
@@ -67,7 +72,9 @@ class Source:
             names = {name: file for name, file in names.items() if name.startswith(CHECKPOINT)}
         self._names = {name.removeprefix(CHECKPOINT): (file, name) for name, file in names.items()}
         if any(".lora_" in name for name in self._names):
-            raise UserError(f"{directory} holds adapters\nexpected: whole weights, such as a stage's `model`")
+            raise UserError(
+                f"{directory} holds adapters\nexpected: whole weights, such as a stage's `model`, or its `adapter`"
+            )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(f.get_slice(key).get_shape()) for name, (f, key) in self._names.items()}
@@ -75,6 +82,76 @@ class Source:
     def __getitem__(self, name: str) -> Tensor:
         file, key = self._names[name]
         return file.get_tensor(key)
+
+
+class Adapter:
+    """The tensors of a base with a LoRA adapter merged into them, one at a time, as a Source has them."""
+
+    def __init__(self, directory: Path, base: Source) -> None:
+        from safetensors import safe_open
+
+        self.directory, self.base, self.is_checkpoint = Path(directory), base, False
+        self.settings = json.loads((self.directory / SETTINGS).read_text())
+        self._file = safe_open(self.directory / "adapter_model.safetensors", framework="pt")
+        names = [name.removeprefix("base_model.model.") for name in self._file.keys()]
+        self._pairs = {name.removesuffix(A) for name in names if name.endswith(A)}
+        self._whole = {name for name in names if not name.endswith((A, B))}
+        self._refuse(names)
+
+    def _refuse(self, names: list[str]) -> None:
+        where, shapes = self.directory, self.base.shapes()
+        if (where / CODES).is_file():
+            raise UserError(
+                f"{where} was trained on a base in codes, which its base's weights are not\n"
+                "way out: the model that it was merged into, such as its stage's `model`"
+            )
+        others = [name for name in self._whole if name not in shapes]
+        if self.settings.get("use_dora") or others:
+            raise UserError(
+                f"{where} holds more than LoRA's products: {', '.join(sorted(others)[:2]) or 'DoRA'}\n"
+                "way out: the model that it was merged into, such as its stage's `model`"
+            )
+        if lost := sorted(name for name in self._pairs if f"{name}.weight" not in shapes):
+            raise UserError(
+                f"{where} adapts {lost[0]}, which {self.base.directory} does not have\nexpected: the adapter's base"
+            )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.base.shapes()
+
+    def __getitem__(self, name: str) -> Tensor:
+        module = name.removesuffix(".weight")
+        if name in self._whole:
+            return self._read(name)
+        if module not in self._pairs:
+            return self.base[name]
+        base, down, up = self.base[name], self._read(module + A), self._read(module + B)
+        change = self._scale(module, down.shape[0]) * (up.float() @ down.float())
+        return (base.float() + (change.T if self.settings.get("fan_in_fan_out") else change)).to(base.dtype)
+
+    def _read(self, name: str) -> Tensor:
+        return self._file.get_tensor(f"base_model.model.{name}")
+
+    def _scale(self, module: str, rank: int) -> float:
+        """alpha / r, each by the first pattern that fits the module's name, as peft reads them."""
+        from peft.utils.other import get_pattern_key
+
+        patterns = self.settings.get("alpha_pattern") or {}
+        alpha = patterns.get(get_pattern_key(list(patterns), module), self.settings["lora_alpha"])
+        return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
+
+
+def opened(name: str, base: Source | None) -> Source | Adapter:
+    """A source by its directory.
+
+    Raises:
+        UserError: it holds no weights; it is an adapter, and there is no base, or it cannot be merged so.
+    """
+    if not (Path(name) / SETTINGS).is_file():
+        return Source(Path(name))
+    if base is None:
+        raise UserError(f"{name} is an adapter\nway out: --base DIRECTORY, the model that it was trained on")
+    return Adapter(Path(name), base)
 
 
 def checked(merge: Merge, licence: str) -> None:
@@ -85,7 +162,7 @@ def checked(merge: Merge, licence: str) -> None:
     """
     check_licence("--licence", licence)
     count = len(merge.sources)
-    if count < 2:
+    if count < 2 and not (Path(merge.sources[0]) / SETTINGS).is_file():
         raise UserError("one source is no merge\nexpected: two or more model directories or checkpoints")
     if merge.method == "slerp" and count != 2:
         raise UserError(f"slerp joins two sources, not {count}\nway out: --method linear")
@@ -101,7 +178,8 @@ def checked(merge: Merge, licence: str) -> None:
         raise UserError(f"--density {merge.density}\nexpected: above 0, at most 1")
     if merge.method == "linear" and not sum(merge.weights):
         raise UserError("the weights sum to 0\nexpected: a mean")
-    first, *others = (Source(Path(name)) for name in (*merge.sources, *([merge.base] if merge.base else [])))
+    base = Source(Path(merge.base)) if merge.base else None
+    first, *others = (*(opened(name, base) for name in merge.sources), *([base] if base else []))
     shapes = first.shapes()
     for other in others:
         theirs = other.shapes()
@@ -125,8 +203,8 @@ def checked(merge: Merge, licence: str) -> None:
 
 def merged(merge: Merge) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of the result, by name."""
-    sources = [Source(Path(name)) for name in merge.sources]
     base = Source(Path(merge.base)) if merge.base else None
+    sources = [opened(name, base) for name in merge.sources]
     for number, name in enumerate(sorted(sources[0].shapes())):
         tensors = [source[name] for source in sources]
         if not tensors[0].is_floating_point():

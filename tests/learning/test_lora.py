@@ -225,7 +225,7 @@ def test_modules_to_save_learn_whole_and_travel_with_the_adapter(tmp_path):
     with torch.no_grad():
         next(iter(named(net, "modules_to_save").values())).add_(0.5)
     expected = logits(net)
-    lora.save_adapter(net, tmp_path, tmp_path)
+    lora.save_adapter(net, tmp_path, tmp_path, Lora())
     again = PeftModel.from_pretrained(tiny_model("llama", 32), tmp_path)
     assert torch.equal(logits(again), expected)
     torch.testing.assert_close(logits(net.merge_and_unload()), expected, rtol=0, atol=1e-5)

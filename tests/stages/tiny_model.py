@@ -120,7 +120,7 @@ def publish_adapter(
         for key, parameter in adapted.named_parameters():
             if "lora_B" in key:
                 torch.nn.init.normal_(parameter, std=0.05)
-        save_adapter(adapted, directory / "adapter", output / "pretrain" / "model")
+        save_adapter(adapted, directory / "adapter", output / "pretrain" / "model", Lora())
         save_model(adapted.merge_and_unload(), tokenizer, directory / "model")
 
     return publish(output, name, fill, inputs)

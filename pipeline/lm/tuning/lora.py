@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import Lora
 from pipeline.run.errors import UserError, nearest
+from pipeline.run.files import write_json
+
+CODES = "quantisation.json"  # of an adapter that was trained on a base in codes: how they were made
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -149,8 +152,11 @@ def _kind(module: Any) -> str:
     return type(module).__name__
 
 
-def save_adapter(model: PeftModel, directory: Path, base: Path) -> None:
-    """Write the adapter alone; it names the directory of the weights it belongs to."""
+def save_adapter(model: PeftModel, directory: Path, base: Path, lora: Lora) -> None:
+    """Write the adapter alone; it names the directory of the weights it belongs to.
+
+    `quantisation.json` says how these were stored in codes, where they were.
+    """
     for settings in model.peft_config.values():
         settings.base_model_name_or_path = str(base)
         if not isinstance(settings.target_modules, str):
@@ -158,3 +164,6 @@ def save_adapter(model: PeftModel, directory: Path, base: Path) -> None:
                 settings.target_modules
             )  # a set's order would differ between runs
     model.save_pretrained(directory, save_embedding_layers=False)
+    if lora.quantisation:
+        stored = {name: getattr(lora, name) for name in ("quantisation", "double_quantisation")}
+        write_json(directory / CODES, stored)

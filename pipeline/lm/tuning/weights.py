@@ -125,7 +125,7 @@ def write_tuned(
     model = built(context, base, training)
     load_weights(model, trained)
     if training.lora:
-        save_adapter(model, context.out / "adapter", base)
+        save_adapter(model, context.out / "adapter", base, training.lora)
     moved: dict[str, float] = {}
     if training.lora and training.lora.quantisation:
         model, moved = moved_by_merging(model, shard)
