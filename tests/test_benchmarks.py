@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from pipeline.lm.config import Model
-from tests.benchmarks import attention, bare_gpt, cpu_training, feeding, finetune, framework_tax, gpu_training
+from tests.benchmarks import (
+    attention,
+    bare_gpt,
+    cpu_training,
+    feeding,
+    finetune,
+    framework_tax,
+    gpu_training,
+    quantised,
+    sampling,
+)
 from tests.benchmarks.workload import Rows, new_model, parity_gate, recipe, training, warm_up
 
 VOCABULARY, LENGTH = 64, 16
@@ -48,6 +58,19 @@ def test_the_bare_gpt_computes_what_gpt2_computes():
     torch.testing.assert_close(
         bare_gpt.like(model)(tokens), model(tokens).logits, rtol=0, atol=1e-6
     )  # worst seen: 0; a tanh GELU: 5e-4
+
+
+@pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 under old names
+    "ignore:`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated:FutureWarning"
+)
+def test_the_quantised_and_the_sampling_benchmark_print_their_ratios():
+    shape = tiny_llama().config | {"hidden_size": 128, "intermediate_size": 256}
+    wide = Model(architecture="llama", config=shape)
+    found = quantised.measure(wide, VOCABULARY, LENGTH, 2, 1, 2, warmup=1)
+    assert set(found["ratios"]) == {"nf4", "int8"}
+    bases = found["bases"]
+    assert bases["nf4"]["weights_gb"] < bases["int8"]["weights_gb"] < bases["plain"]["weights_gb"]
+    json.dumps([found, sampling.measure(tiny_llama(), VOCABULARY, 64, 4, 2)])
 
 
 def test_the_gpt_race_prints_a_ratio_of_each_of_ours():

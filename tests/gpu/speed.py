@@ -16,7 +16,7 @@ from pipeline.run.config import load
 from pipeline.run.files import write_json
 from pipeline.train import checkpoint
 from pipeline.train.loop import Trainer, steps
-from tests.benchmarks import gpu_training, hf_trainer, image_peers
+from tests.benchmarks import gpu_training, hf_trainer, image_peers, quantised
 from tests.benchmarks.workload import (
     PackedRows,
     Rows,
@@ -224,49 +224,11 @@ def lora_against_trainer(place: Place) -> Said:
     }
 
 
-def quantised(place: Place) -> Said:
-    """LoRA of the same Llama on a base in fp32 with autocast, in nf4 and in int8: tokens a second, peak and planned."""
-    from pipeline.lm.attention import chosen
-    from pipeline.lm.model import build_config
-    from pipeline.lm.recipe import size_of
-    from pipeline.lm.tuning.lora import add_adapters
-    from pipeline.lm.tuning.quantised import quantise
-    from pipeline.run.launch import Launch, find_launch_file
-    from pipeline.run.memory import memory
-
+def on_codes(place: Place) -> Said:
+    """LoRA on nf4 and int8 beside the plain base: tokens a second, and the peak beside the plan."""
     model, vocabulary, length = llama(place)
-    rows, count = Rows(vocabulary, length), place.size(8, 2)
-    settings = training(
-        sequence_length=length, train_batch_size=count, per_device_train_batch_size=count, learning_rate=1e-4
-    )
-    config = build_config(model, vocabulary, {}, length)
-    launch = Launch(find_launch_file(Path("one")), 1, None, {})
-    attention = chosen("auto", config, True, length)
-    contestants, memory_gb = {}, {}
-    for kind in (None, "nf4", "int8"):
-        lora = Lora(r=16, lora_alpha=32, quantisation=kind)
-
-        def built(lora: Lora = lora) -> Any:
-            net = new_model(model, vocabulary, length)
-            return add_adapters(quantise(net, lora) if lora.quantisation else net, lora)
-
-        if not place.rehearsal:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        before = 0 if place.rehearsal else torch.cuda.memory_allocated()
-        name = kind or "plain"
-        contestants[name] = our_steps(our_trainer(settings, built, rows))
-        first = [next(contestants[name]) for _ in range(3)]
-        planned = memory(size_of(config, settings, length, lora, launch, attention), settings, launch).total
-        memory_gb[name] = {"planned": planned / 1e9, "first_losses": first}
-        if not place.rehearsal:
-            memory_gb[name]["measured"] = (torch.cuda.max_memory_allocated() - before) / 1e9
-    found = race(contestants, count * length, place.size(5, 1), place.size(5, 2))
-    return {
-        "ratios": {kind: ratio(found, kind, "plain") for kind in ("nf4", "int8")},
-        "tokens_per_second": {name: spread(values) for name, values in found.items()},
-        "memory_gb": memory_gb,
-    }
+    steps_, repeats = place.size((5, 5), (1, 2))
+    return quantised.measure(model, vocabulary, length, place.size(8, 2), steps_, repeats)
 
 
 def decoding(place: Place) -> Said:
@@ -394,7 +356,7 @@ CHECKS = [
     Check(
         "quantised",
         "LoRA on nf4 and int8 beside the plain base: speed, memory, plan",
-        quantised,
+        on_codes,
         ("peft", "bitsandbytes"),
     ),
     Check("attention", "a step of long packed rows, documents one by one against the dense mask", attention),
