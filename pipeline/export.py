@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parent.parent
+COMPARED = 64  # answers that a reward model's export is compared on
 BF16 = "bf16_logit_difference_relative"
 
 
@@ -63,6 +64,8 @@ def run(context: Context) -> dict[str, Any]:
     if adapter.is_dir():
         write_adapter(adapter, context.out / "adapter", base.name, config)
     prompts = [*config.generate.prompts, *config.generate.chat_prompts]
+    if config.reward_model:
+        prompts = held_out_answers(inputs["tokenize"])
     pair = (context.out / "adapter", base / "model") if adapter.is_dir() else None
     bound, scores = config.export.bf16_logit_bound, config.reward_model is not None
     lora = next(reversed(config.trainings.values())).lora if pair else None
@@ -71,6 +74,15 @@ def run(context: Context) -> dict[str, Any]:
     refuse(verdict)
     (context.out / "README.md").write_text(_card(context, verdict["measured"]), encoding="utf-8")
     return verdict["measured"]
+
+
+def held_out_answers(tokenized: Path) -> list[str]:
+    """The words of the first held-out answers and of their prompts, to compare a reward model's numbers on."""
+    from itertools import islice
+
+    with open(tokenized / "preferences.held_out.jsonl", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in islice(file, COMPARED)]
+    return ["\n".join(message["content"] for message in row["messages"]) for row in rows]
 
 
 def write_model(live: Path, out: Path, generation: Generate) -> None:

@@ -83,7 +83,8 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
         found.append(Stage("generate", "pipeline.generate", _of(config, "generate"), models))
         shown = (*shown, "generate")
     if config.export:
-        found.append(Stage("export", "pipeline.export", _of(config, "export"), (*models, *shown)))
+        judged = ("tokenize",) if config.reward_model else ()
+        found.append(Stage("export", "pipeline.export", _of(config, "export"), (*models, *judged, *shown)))
     found.append(Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
     return tuple(found)
 
