@@ -22,9 +22,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"headwater {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    init = verbs.add_parser("init", allow_abbrev=False, help="print a first recipe for a model and chat data")
+    init = verbs.add_parser("init", allow_abbrev=False, help="print a first recipe for a model and a file")
     init.add_argument("model", help="directory or Hub name")
-    init.add_argument("data", help="file, folder or dataset of conversations")
+    init.add_argument("data", help="file, folder or dataset of conversations or of judged answers")
     run = _recipe_verb(verbs, "run", "run every stage that is not up to date")
     run.add_argument(
         "--dry-run", action="store_true", help="print the decision for every stage and do nothing"
@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--launch", type=Path, metavar="FILE", help="accelerate launch file to plan for")
     status = _recipe_verb(verbs, "status", "each stage's state, directory and metrics")
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    data = _recipe_verb(verbs, "data", "what the conversations of a recipe teach; no model, no run")
+    data = _recipe_verb(
+        verbs, "data", "what the conversations or judged answers of a recipe teach; no model, no run"
+    )
     data.add_argument("--show", type=int, default=5, metavar="N", help="rows to print")
     verify = verbs.add_parser(
         "verify", allow_abbrev=False, help="re-hash an artifact and everything it was made from"

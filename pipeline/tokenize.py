@@ -17,7 +17,13 @@ from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
 from pipeline.data.overlap import digest
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
-from pipeline.data.supervision import SHOWN, print_supervision, supervision
+from pipeline.data.supervision import (
+    SHOWN,
+    judgements,
+    print_judgements,
+    print_supervision,
+    supervision,
+)
 from pipeline.data.turns import Tally
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError
@@ -255,16 +261,24 @@ def as_line(record: dict[str, Any]) -> str:
 
 
 def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:
-    """Tokenize the conversations in a temporary folder, and print what they teach.
+    """Tokenize the conversations, or where there are none the judged answers, elsewhere, and print what they teach.
 
     Raises:
-        UserError: the recipe has no `chat` section, or no tokenizer yet; whatever the stage tokenize refuses.
+        UserError: the recipe has no section `chat` or `preferences`, or no tokenizer yet; whatever the stage tokenize
+            refuses.
     """
-    if getattr(config, "chat", None) is None or config.chat is None:
-        raise UserError("this recipe has no conversations to look at\nexpected: a section `chat`")
-    config = config.model_copy(
-        update={"corpus": None, "preferences": None, "prompts": None, "chat": _fewer(config.chat)}
-    )
+    judged = None if getattr(config, "chat", None) else getattr(config, "preferences", None)
+    if not (judged or getattr(config, "chat", None)):
+        raise UserError(
+            "this recipe has no conversations to look at\nexpected: a section `chat` or `preferences`"
+        )
+    fewer = {"corpus": None, "prompts": None, "chat": None, "preferences": None}
+    if judged:
+        most = min(judged.max_preferences or MOST, MOST)
+        fewer["preferences"] = judged.model_copy(update={"max_preferences": most})
+    else:
+        fewer["chat"] = _fewer(config.chat)
+    config = config.model_copy(update=fewer)
     check(config)
     with tempfile.TemporaryDirectory() as folder:
         inputs, made = _tokenizer_before(config, Path(folder)), Path(folder) / "out"
@@ -274,12 +288,30 @@ def look(config: LanguageModelConfig, shown: int, out: TextIO) -> None:
             config, Stage("tokenize", "pipeline.tokenize", {}), inputs, made, made, made, terminal
         )
         metrics = run(context)
+        if judged:
+            _look_at_answers(config, made, inputs, shown, out)
+            say(json.loads((made / "ledger.json").read_text())["notes"], out)
+            return
         out.write(f"{describe(config)}\n")
         if metrics["conversations.train.documents"] + metrics["conversations.held_out.documents"] >= MOST:
             out.write(f"the first {MOST:,} conversations:\n")
         for split, found in supervision_of(made, config, inputs, shown).items():
             print_supervision(f"conversations.{split}", found, out, shown if split == TRAIN else 0)
         say(json.loads((made / "ledger.json").read_text())["notes"], out)
+
+
+def _look_at_answers(
+    config: LanguageModelConfig, made: Path, inputs: dict[str, Path], shown: int, out: TextIO
+) -> None:
+    from pipeline.lm.model import load_tokenizer
+
+    tokenizer = load_tokenizer(tokenizer_directory(inputs))
+    section = config.prefer or config.reward_model
+    for split in SPLITS:
+        shard = Shard.open(made, f"preferences.{split}")
+        if shard.documents:
+            rows = judgements(shard, tokenizer, shown if split == TRAIN else 0)
+            print_judgements(f"preferences.{split}", rows, section.sequence_length if section else 0, out)
 
 
 def _fewer(chat: Chat) -> Chat:

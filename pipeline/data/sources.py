@@ -156,6 +156,16 @@ def check_judged(source: Preferences | Prompts) -> None:
     _check(source)
 
 
+def is_judged(source: Preferences) -> bool:
+    """Whether the first row that can be used holds answers and what is thought of them."""
+    for row in islice(tables.table_rows(source), FIRST_ROWS):
+        try:
+            return bool(list(_table_row(Judged(source))(source, row)))
+        except BadRow:
+            continue
+    return False
+
+
 def format_of(chat: Chat) -> str:
     """What the rows of a chat section are, in words, by the first that can be used of each source.
 

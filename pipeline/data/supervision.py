@@ -1,10 +1,11 @@
-"""What fine-tuning would teach, to be looked at before anything is trained: figures, and rows with what is taught."""
+"""What tuning would teach, to be looked at before anything is trained: figures, and rows with what is taught."""
 
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from pipeline.data.kinds import FOREIGN, UNWANTED, WANTED
 from pipeline.data.shards import Shard
 
 if TYPE_CHECKING:
@@ -39,6 +40,64 @@ def supervision(
         "tokens_beyond_sequence_length": int((lengths - sequence_length)[beyond].sum()),
         "shown": [_segments(shard, tokenizer, int(index)) for index in _spread(shard.documents, shown)],
     }
+
+
+def judgements(shard: Shard, tokenizer: "PreTrainedTokenizerFast", shown: int) -> dict[str, Any]:
+    """Figures on the units of a shard of judged answers (pipeline.data.kinds.Judgements).
+
+    Some of them are `shown`: of each answer what it is, and its segments of [text, judged].
+    """
+    assert shard.labels is not None and shard.margins is not None, "a shard of judged answers"
+    sides, labels = shard.lengths.reshape(-1, 2), shard.labels.reshape(-1, 2)
+    paired = not bool((labels == FOREIGN).any())
+    said = {WANTED: "chosen" if paired else "wanted", UNWANTED: "rejected" if paired else "not wanted"}
+    answers = (0, 1) if paired else (0,)
+    return {
+        "paired": paired,
+        "units": len(sides),
+        "tokens": int((sides if paired else sides[:, :1]).sum()),
+        "judged_tokens": int(np.count_nonzero(shard.targets)),
+        "lengths": sides.sum(1),
+        "wanted_share": float((labels[:, 0] == WANTED).mean()),
+        "longer_share": float((sides[:, 0] > sides[:, 1]).mean()),
+        "margins": bool(shard.margins.any()),
+        "shown": [
+            [
+                [said[int(labels[unit, side])], _segments(shard, tokenizer, 2 * int(unit) + side)]
+                for side in answers
+            ]
+            for unit in (_spread(len(sides), shown) if shown else ())
+        ],
+    }
+
+
+def print_judgements(name: str, found: dict[str, Any], sequence_length: int, out: TextIO) -> None:
+    """The figures in a few lines, then units: what is judged in green on a terminal, elsewhere between >> and <<."""
+    lengths, what = found["lengths"], "pairs" if found["paired"] else "answers with a verdict"
+    middle, long = np.percentile(lengths, (50, 95))
+    out.write(
+        f"{name}: {found['units']:,} {what}, {found['tokens']:,} tokens, {found['judged_tokens']:,} of them judged\n"
+        f"  {'both sides have together' if found['paired'] else 'an answer and another to its prompt have'} "
+        f"{lengths.min():,} to {lengths.max():,} tokens, half of them at most {middle:,.0f}, 95 % at most {long:,.0f}\n"
+    )
+    if beyond := int((lengths > sequence_length).sum()) if sequence_length else 0:
+        out.write(f"  {beyond:,} are longer than sequence_length {sequence_length}\n")
+    if found["paired"]:
+        out.write(f"  the chosen answer is the longer one in {found['longer_share']:.0%}\n")
+    else:
+        out.write(f"  {found['wanted_share']:.0%} are wanted\n")
+    if found["margins"]:
+        out.write("  they have margins, which reward models learn from\n")
+    for number, answers in enumerate(found["shown"], 1):
+        for what, segments in answers:
+            out.write(f"\n--- {number} of those shown: {what}\n")
+            _write_segments(segments, out)
+
+
+def _write_segments(segments: list[list[Any]], out: TextIO) -> None:
+    for text, taught in segments:
+        out.write(f"{COLOURS[taught]}{text}{PLAIN}" if out.isatty() else f">>{text}<<" if taught else text)
+    out.write("\n")
 
 
 def _spread(count: int, shown: int) -> np.ndarray:
@@ -82,8 +141,4 @@ def print_supervision(name: str, found: dict[str, Any], out: TextIO, shown: int)
         out.write(f"  {name}: {rows}{counts['tokens']:,} tokens, {counts['taught_tokens']:,} taught\n")
     for number, segments in enumerate(found["shown"][:shown], 1):
         out.write(f"\n--- row {number} of those shown\n")
-        for text, taught in segments:
-            out.write(
-                f"{COLOURS[taught]}{text}{PLAIN}" if out.isatty() else f">>{text}<<" if taught else text
-            )
-        out.write("\n")
+        _write_segments(segments, out)

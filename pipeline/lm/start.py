@@ -1,4 +1,7 @@
-"""`headwater init`: a first recipe for a model and a file of conversations, from what both say of themselves."""
+"""`headwater init`: a first recipe for a model and a file, from what both say of themselves.
+
+Conversations are to be fine-tuned on, judged answers to be preferred by.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 
 from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder
-from pipeline.data.config import Chat
+from pipeline.data.config import Chat, Preferences
 from pipeline.data.template import AS_TEXT
 from pipeline.run.errors import UserError
 from pipeline.run.units import prefixed, size
@@ -59,15 +62,19 @@ class Seen:
 
 
 def first_recipe(model: str, data: str) -> str:
-    """The YAML of a recipe that fine-tunes `model` on the conversations in `data`, with the reasons as comments.
+    """The YAML of a recipe that fine-tunes `model` on the conversations in `data`, or tunes it by judged answers.
+
+    The reasons are in it as comments.
 
     Raises:
         UserError: the model or the data cannot be read, or the template cannot write them.
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    judged = sources.is_judged(Preferences(path=data))
     chat = Chat(path=data)
-    sources.check_chat(chat)
+    if not judged:
+        sources.check_chat(chat)
     try:
         config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -75,8 +82,9 @@ def first_recipe(model: str, data: str) -> str:
             f"{model}: {' '.join(str(error).split())[:200]}\n"
             "expected: a model's directory, or a name that this machine has or can reach"
         ) from None
-    seen = _look(chat, config, tokenizer)
-    return _text(model, data, seen)
+    if judged:
+        return _preferring(model, data, _look_at_answers(Preferences(path=data), config, tokenizer))
+    return _text(model, data, _look(chat, config, tokenizer))
 
 
 def _look(chat: Chat, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Seen:
@@ -102,6 +110,30 @@ def _look(chat: Chat, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFa
         _parameters(config),
         *_machine(),
         encoder.template.notes,
+    )
+
+
+def _look_at_answers(
+    source: Preferences, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+) -> Seen:
+    """As _look; a length is that of a unit: of both sides of a pair, which stand in one row."""
+    from pipeline.data.kinds import Judgements
+    from pipeline.lm.model import positions_of
+
+    kind = Judgements(source, tokenizer, [])
+    units = list(islice(kind.rows(), LOOKED_AT))
+    lengths = [encoded.lengths.reshape(-1, 2).sum(1) for _, encoded in kind.encode(units)]
+    lengths, positions = np.concatenate(lengths), positions_of(config)
+    paired = len(units[0].verdicts) == 2
+    return Seen(
+        "pairs" if paired else "verdicts",
+        len(units),
+        lengths,
+        _sequence_length(lengths, positions),
+        positions,
+        _parameters(config),
+        *_machine(),
+        kind.notes(),
     )
 
 
@@ -148,7 +180,6 @@ def _text(model: str, data: str, seen: Seen) -> str:
         f"{beyond} of {len(seen.lengths)} rows are longer (up to {longest})" if beyond else "every row fits"
     )
     said = "".join(f"# note: {count} x {note}\n" for note, count in seen.notes.items())
-    place = f"{seen.gpus} GPU{'s' if seen.gpus > 1 else ''}" if seen.gpus else "no GPU"
     weights, full = f"{prefixed(seen.parameters)} weights", size(seen.parameters * FULL_BYTES)
     why = (
         f"adapters alone: all {weights} would take {full}"
@@ -169,7 +200,7 @@ def _text(model: str, data: str, seen: Seen) -> str:
 #
 # data: {seen.format};
 #   {more}{seen.conversations:,} conversations, {len(seen.lengths):,} rows, {int(seen.lengths.sum()):,} tokens
-# machine: {place}, {size(seen.memory)} of memory
+# machine: {_place(seen)}, {size(seen.memory)} of memory
 {said}recipe: llm
 
 run:
@@ -204,6 +235,75 @@ evaluate:
 # export:
 #   licence: apache-2.0
 """
+
+
+def _preferring(model: str, data: str, seen: Seen) -> str:
+    rows = max(1, int(seen.lengths.sum()) // seen.sequence_length)
+    processes = seen.gpus or 1
+    batch = -(-max(1, STEP_TOKENS // seen.sequence_length) // processes) * processes
+    steps = max(1, rows // batch)
+    paired, beyond = seen.format == "pairs", seen.beyond
+    more = "at least " if seen.conversations == LOOKED_AT else ""
+    long = (
+        f"{beyond} of {len(seen.lengths)} are longer (up to {int(seen.lengths.max())})"
+        if beyond
+        else "every one fits"
+    )
+    name = Path(os.path.abspath(data)).name.split(".")[0]
+    loss = "sigmoid          # DPO" if paired else "kto              # of single answers"
+    lora = "  lora:\n    r: 16\n    lora_alpha: 32\n    target_modules: all-linear\n" if seen.lora else ""
+    said = "".join(f"# note: {count} x {note}\n" for note, count in seen.notes.items())
+    rate = "5.0e-5" if seen.lora else "1.0e-6"
+    return f"""\
+# Teaches {model} what is preferred in {data}.
+#
+#   headwater data THIS_FILE      what is set against what
+#   headwater plan THIS_FILE      what a run needs, and whether anything would be refused
+#   headwater run  THIS_FILE
+#
+# data: {seen.format}; {more}{seen.conversations:,} of them, {int(seen.lengths.sum()):,} tokens
+# machine: {_place(seen)}, {size(seen.memory)} of memory
+{said}recipe: llm
+
+run:
+  output_dir: runs/{name}
+  launch: launch/{"one" if processes == 1 else "zero2"}.yaml
+  logging_steps: 5
+  eval_steps: {max(10, steps // 5)}
+  save_steps: {max(10, steps // 5)}
+
+model:
+  pretrained: {_quoted(model)}
+
+preferences:
+  path: {_quoted(data)}
+  held_out: 0.1                  # share of them that is kept to be measured on
+
+prefer:
+  loss_type: {loss}
+  beta: 0.1                      # how strongly the model is held to where it began
+  sequence_length: {seen.sequence_length:<15}# both sides of a pair and more; {long}
+  on_long: {"drop" if beyond or more else "error"}
+  num_train_epochs: 1
+  train_batch_size: {batch:<14}# rows a step: {batch * seen.sequence_length:,} tokens, answers packed
+  learning_rate: {rate}          # small: how this goes wrong is that both sides become unlikely
+  lr_scheduler_type: cosine
+  warmup_steps: 0.1
+{lora}
+evaluate:
+  functions: 0
+  multiple_choice: 0
+  preferences: 256               # which side is likelier, before and after
+
+# A model that judges answers instead: a section `reward_model` in place of `prefer`, without loss_type and beta.
+# To publish it, say under which licence the data are:
+# export:
+#   licence: apache-2.0
+"""
+
+
+def _place(seen: Seen) -> str:
+    return f"{seen.gpus} GPU{'s' if seen.gpus > 1 else ''}" if seen.gpus else "no GPU"
 
 
 def _quoted(text: str) -> str:

@@ -64,6 +64,25 @@ def test_the_first_recipe_is_accepted(begun, kind):
     }
 
 
+JUDGED = {
+    "pairs": [{"prompt": f"What is {n}?", "chosen": "A number.", "rejected": "No thing."} for n in range(20)],
+    "verdicts": [
+        {"prompt": f"What is {n}?", "completion": "A number.", "label": n % 2 == 0} for n in range(20)
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("pairs", "sigmoid"), ("verdicts", "kto")])
+def test_judged_answers_are_preferred_by_and_fit_whole(begun, kind, loss):
+    text, config, stages = begun(JUDGED[kind])
+    check_all(config, stages, decisions(config, stages))
+    assert (config.prefer.loss_type, config.prefer.on_long) == (loss, "error")
+    assert {"reference", "prefer"} <= {stage.name for stage in stages} and config.chat is None
+    assert f"# data: {kind}; 20 of them" in text
+    longer = [{"prompt": "x" * 1200, "chosen": "A", "rejected": "B"}] * 3
+    assert begun(longer)[1].prefer.sequence_length >= 2 * 1200 / 4
+
+
 def test_almost_every_row_fits_and_none_is_cut(begun):
     long = {"messages": [{"role": "user", "content": "x" * 900}, TURNS[1]]}
     _, config, _ = begun([*ROWS["messages"], long])

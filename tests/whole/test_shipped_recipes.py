@@ -181,6 +181,16 @@ def test_the_template_of_its_model_writes_tools_and_calls(name, anywhere, data, 
     assert "weather" in told and re.search(r">>(.|\n)*Oslo(.|\n)*<<", told)
 
 
+def test_judged_answers_are_shown_side_by_side(anywhere, data, capsys):
+    recipe = "recipes/llm/qwen3_dpo.yaml"
+    assert main(["data", recipe, *given(recipe, data), "preferences.held_out=0.2", "--show", "2"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"preferences.train: \d+ pairs, [\d,]+ tokens, [\d,]+ of them judged", told)
+    assert "the chosen answer is the longer one in" in told
+    assert told.count("of those shown: chosen") == told.count("of those shown: rejected") == 2
+    assert told.count(">>") == told.count("<<") == 4
+
+
 @pytest.mark.parametrize("name", sorted(WITHOUT_CALLS))
 def test_a_template_without_calls_says_so_and_teaches_what_is_left(name, anywhere, data, capsys):
     recipe = f"recipes/llm/{name}.yaml"
