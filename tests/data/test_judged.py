@@ -11,6 +11,7 @@ from pipeline.data.judged import against_neighbours, against_others
 from pipeline.data.kinds import FOREIGN, UNWANTED, WANTED, Judgements
 from pipeline.data.packing import IGNORED
 from pipeline.data.pairs import NO_UNIT, PackedAnswers, collate_answers
+from pipeline.data.shards import Shard, ShardWriter
 from pipeline.data.stdlib import Pair, Sense
 from pipeline.run.errors import UserError
 from tests.stages.tiny_model import make_tokenizer
@@ -155,6 +156,20 @@ def test_the_answer_alone_is_judged_with_the_token_that_ends_it(tmp_path):
     judged = [tokenizer.decode(i[t != 0]) for i, t in zip(ids, targets, strict=True)]
     assert judged == ["a thing<|end|>", "no thing<|end|>"]
     assert [kind.record(answer)["messages"][1]["content"] for answer in answers] == ["a thing", "no thing"]
+
+
+def test_a_margin_goes_with_both_answers_into_the_items(tmp_path):
+    answer = {"chosen": "a thing", "rejected": "no thing"}
+    rows = read(
+        tmp_path, {"prompt": "what is it?", **answer, "margin": 1.5}, {"prompt": "and then?", **answer}
+    )
+    tokenizer, _, found, *_ = encoded(tmp_path, rows)
+    assert found.margins.tolist() == [1.5, 1.5, 0, 0]
+    with ShardWriter(tmp_path, "preferences", len(tokenizer), tokenizer_sha256="") as writer:
+        writer.add(found.ids, found.lengths, found.byte_lengths, found.targets, found.labels, found.margins)
+    packed = PackedAnswers(Shard.open(tmp_path, "preferences"), None, 256, None, "error", packed=True)
+    batch = collate_answers([packed.item(0)])
+    assert sorted(batch["margins"][0].tolist()) == [[0, 0], [1.5, 1.5]]
 
 
 def test_a_plain_text_is_judged_from_where_the_sides_part_to_its_end(tmp_path):
