@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import LanguageModelConfig
-from pipeline.lm.tuning.weights import built, check_tuning, size_before, write_tuned
+from pipeline.lm.tuning.weights import built, check_tuning, finished, size_before
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
 
@@ -41,7 +41,7 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.lm.tuning.distillation import recipe_of
     from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
-    from pipeline.train.fit import fit, held_out_means
+    from pipeline.train.fit import fit
 
     config, training = context.config, context.config.finetune
     runtime = start_runtime(config.run.threads, training.sequence_parallel_size)
@@ -68,15 +68,9 @@ def run(context: Context) -> dict[str, Any]:
         sharing=sharing_of(runtime),
     )
     trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, trainer.updates)
-    weights = trainer.weights("model", ema=bool(training.ema_decay))
-    if runtime.is_main:
-        trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-        metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
-        metrics |= write_tuned(context, base, training, trained, held.shard)
+    metrics = finished(trainer, context, base, training, held.shard)
     stop_runtime()
-    done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
-    return metrics | done
+    return metrics
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.tuning.rows import SPLITS, rows
-from pipeline.lm.tuning.weights import built, check_tuning, model_before, size_before, write_tuned
+from pipeline.lm.tuning.weights import built, check_tuning, finished, model_before, size_before
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
 
@@ -43,7 +43,7 @@ def run(context: Context) -> dict[str, Any]:
     """
     from pipeline.lm.tuning.preference import PreferenceModel
     from pipeline.train.engine import start_runtime, stop_runtime
-    from pipeline.train.fit import fit, held_out_means
+    from pipeline.train.fit import fit
 
     config, training = context.config, context.config.prefer
     runtime = start_runtime(config.run.threads)
@@ -65,17 +65,11 @@ def run(context: Context) -> dict[str, Any]:
         noise=training.neftune_noise_alpha,
     )
     trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, trainer.updates)
-    weights = trainer.weights("model", ema=bool(training.ema_decay))
+    metrics = finished(trainer, context, base, training, held.shard)
     if runtime.is_main:
-        trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-        metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
-        metrics["units"] = int(len(train.lengths))
-        metrics |= _alarm(metrics, training.referenced, context)
-        metrics |= write_tuned(context, base, training, trained, held.shard)
+        metrics |= {"units": len(train.lengths)} | _alarm(metrics, training.referenced, context)
     stop_runtime()
-    done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
-    return metrics | done
+    return metrics
 
 
 def _alarm(metrics: dict[str, Any], referenced: bool, context: Context) -> dict[str, int]:

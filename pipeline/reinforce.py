@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.tuning.rewards import Reward
-from pipeline.lm.tuning.weights import before, built, check_tuning, model_before, size_before, write_tuned
+from pipeline.lm.tuning.weights import before, built, check_tuning, finished, model_before, size_before
 from pipeline.run import artifact
 from pipeline.run.errors import UserError
 from pipeline.run.launch import check_launch
@@ -47,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.lm.model import load_tokenizer
     from pipeline.lm.tuning.reinforcement import RewardedModel
     from pipeline.train.engine import start_runtime, stop_runtime
-    from pipeline.train.fit import fit, held_out_means
+    from pipeline.train.fit import fit
 
     config, training = context.config, context.config.reinforce
     runtime = start_runtime(config.run.threads)
@@ -66,16 +66,11 @@ def run(context: Context) -> dict[str, Any]:
         reference=(lambda: before(base, training)) if training.beta else None,
     )
     trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, trainer.updates)
-    weights = trainer.weights("model", ema=bool(training.ema_decay))
-    if runtime.is_main:
+    metrics = finished(trainer, context, base, training, held.shard)
+    if runtime.is_main:  # behind all that processes do together
         _check_untouched(context)
-        trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-        metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
-        metrics |= write_tuned(context, base, training, trained, held.shard)
     stop_runtime()
-    done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
-    return metrics | done
+    return metrics
 
 
 def rows(context: Context, base: Path, split: str, seed: int | None) -> PromptRows:

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from pipeline.data.shards import Shard
 
 BLOCK, SCALES_BLOCK = 64, 256  # values that share a scale, and scales that share one: the paper's sizes
-FARTHEST = (
-    1e-3  # nats a token that merging may move the model's distribution by; in fp32 rounding moves it by 1e-9
-)
+# Nats a token that merging may move the model's distribution by; in fp32 rounding moves it by 1e-9.
+FARTHEST = 1e-3
 PROBED, PROBED_TOKENS = 4, 256  # documents on which that is measured, and of each this many tokens
 
 
@@ -43,7 +42,7 @@ class QuantisedLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, kind: str, double: bool):
         super().__init__(1, 1, bias=False, device="meta")
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.kind, self.double, self.bias = kind, double, linear.bias
+        self.kind, self.bias = kind, linear.bias
         encode = _nf4 if kind == "nf4" else _int8
         codes, self.scales = encode(linear.weight.detach().float(), double)
         self.weight = nn.Parameter(codes, requires_grad=False)

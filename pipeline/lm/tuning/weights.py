@@ -15,6 +15,7 @@ from pipeline.run.stage import Context, directory_of
 if TYPE_CHECKING:
     from pipeline.data.shards import Shard
     from pipeline.run.memory import Size
+    from pipeline.train.loop import Trainer
 
 
 def model_before(inputs: dict[str, Path]) -> Path:
@@ -105,6 +106,26 @@ def before(base: Path, training: Tuning, attention: str | None = None) -> Any:
 
     model = load_model(base, attention=attention)
     return quantise(model, training.lora) if training.lora and training.lora.quantisation else model
+
+
+def finished(
+    trainer: Trainer, context: Context, base: Path, training: Tuning, shard: Shard
+) -> dict[str, Any]:
+    """What a tuning says of itself, its model written by process 0: as write_tuned.
+
+    Returns:
+        held-out means, how many parameters were trained, steps and samples; what merging changed, as write_tuned.
+    """
+    from pipeline.train.fit import held_out_means
+
+    metrics: dict[str, Any] = held_out_means(trainer, 0, trainer.updates)
+    weights = trainer.weights("model", ema=bool(training.ema_decay))
+    if trainer.runtime.is_main:
+        trained = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        metrics["trained_parameters"] = sum(tensor.numel() for tensor in trained.values())
+        metrics |= write_tuned(context, base, training, trained, shard)
+    done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
+    return metrics | done
 
 
 def write_tuned(
