@@ -204,11 +204,15 @@ PEFT = pytest.mark.filterwarnings(
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_an_adapter_stands_for_what_peft_merges_it_into(models, adapter, tmp_path, kind):
     place, expected = adapter(kind, 1)
-    found = merged(models | {"adapter": place}, tmp_path, "adapter", base=str(models["base"]))
+    base = str(models["base"])
+    if kind == "plain":
+        found = merged(models | {"adapter": place}, tmp_path, "adapter", base=base)
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    else:
+        found = dict(merging.merged(Merge((str(place),), (1.0,), "linear", base, 0.5, 0, base)))
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
     assert any(not torch.equal(tensor, weights(models["base"])[name]) for name, tensor in found.items())
-    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
 @PEFT
@@ -220,9 +224,13 @@ def test_two_adapters_and_a_model_join_by_every_method(models, adapter, tmp_path
     for name, tensor in found.items():
         expected = (first[name] + 2 * second[name] + third[name]) / 4
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+    base = str(models["base"])
     for method in ("slerp", "ties", "dare", "task_arithmetic"):
-        words = ["merge", str(tmp_path / method), str(one), str(two), "--method", method]
-        assert main([*words, "--base", str(models["base"]), "--licence", "MIT"]) == 0
+        asked = Merge((str(one), str(two)), (0.5, 0.5), method, base, 0.5, 0, base)
+        merging.checked(asked, "MIT")
+        found = dict(merging.merged(asked))
+        changed = [name for name in found if not torch.equal(found[name], weights(models["base"])[name])]
+        assert len(changed) == 14, "each linear layer of two, and nothing else"
 
 
 @PEFT
