@@ -1,7 +1,7 @@
 """The sections of a language-model recipe, in the order in which its stages use them."""
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 from typing_extensions import Self
@@ -153,6 +153,7 @@ class Teacher(Section):
 class Pretrain(Lasting):
     """Next-token training on the packed documents."""
 
+    section: ClassVar[str] = "pretrain"
     teacher: Teacher | None = what(None, "distillation; none: the text alone is learnt")
 
     torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
@@ -221,6 +222,7 @@ class Tuning(Lasting):
 class Finetune(Tuning):
     """Supervised fine-tuning on conversations."""
 
+    section: ClassVar[str] = "finetune"
     teacher: Teacher | None = what(None, "distillation; none: the answers alone are learnt")
 
     on_long: Literal["error", "truncate", "drop"] = what(
@@ -240,6 +242,7 @@ REFERENCED = (
 class Prefer(Tuning):
     """Preference tuning on judged answers; pipeline/lm/tuning/losses.py has the equations."""
 
+    section: ClassVar[str] = "prefer"
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "simpo", "orpo", "cpo", "kto"] = what(
         "sigmoid", "of pairs: DPO's (sigmoid) or another; of single answers with verdicts: kto"
     )
@@ -289,6 +292,7 @@ class Prefer(Tuning):
 class RewardModel(Tuning):
     """A decoder with one number for a head, learnt from pairs (Bradley-Terry): the chosen answer's is to be higher."""
 
+    section: ClassVar[str] = "reward_model"
     center_rewards_coefficient: float = what(
         0.0, "weight of the squared sum of a pair's rewards, which holds them around 0", ge=0
     )
@@ -315,6 +319,7 @@ class RewardModel(Tuning):
 class Reinforce(Tuning):
     """Learning from checkable rewards; pipeline/lm/tuning/reinforcement.py has the equations. Samples are prompts."""
 
+    section: ClassVar[str] = "reinforce"
     reward: str = what(
         ..., "FILE.py:FUNCTION, of which FUNCTION(completion, **row) returns what an answer is worth"
     )

@@ -197,7 +197,7 @@ def check_trainable(config: PretrainedConfig, attention: str, training: Pretrain
     if isinstance(training, RewardModel):
         check_scorable(config)
     if lora := getattr(training, "lora", None):
-        section = f"{type(training).__name__.lower()}.lora"
+        section = f"{training.section}.lora"
         check_targets(model, lora, section)
         if lora.quantisation:
             check_quantised(model, lora, section)

@@ -169,6 +169,9 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     share = {True: passed / experts, False: 1.0}
     matrices = sum(p.numel() * share[".experts." in name] for name, p in model.named_parameters())
     matrices -= 0 if tied else embedding.numel()
+    matrices += sum(
+        layer.in_features * layer.out_features - layer.weight.numel() for _, layer in quantised_layers(model)
+    )
     return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * sequence_length
 
 

@@ -16,20 +16,28 @@ def model_in(directory: Path) -> Path:
     """The directory of a reward model: an export, a stage's artifact, or a run with one of them.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it tells several classes apart.
     """
     import json
 
     for place in PLACES:
         settings = directory / place / "config.json"
         if settings.is_file():
-            named = json.loads(settings.read_text()).get("architectures") or [""]
+            found = json.loads(settings.read_text())
+            named = found.get("architectures") or [""]
             if named[0].endswith("ForSequenceClassification"):
+                _check_single(directory / place, found)
                 return directory / place
     raise UserError(
         f"no reward model in {directory}\n"
         "expected: an export, or the output directory of a run, of a recipe with a reward_model section"
     )
+
+
+def _check_single(directory: Path, config: dict[str, Any]) -> None:
+    classes = len(config.get("id2label") or (0, 1))  # transformers writes them where they are not two
+    if classes != 1:
+        raise UserError(f"{directory} tells {classes} classes apart\nexpected: a reward model, of one")
 
 
 def scored(directory: Path, data: Path, batch_size: int) -> Iterator[dict[str, Any]]:
@@ -54,10 +62,6 @@ def scored(directory: Path, data: Path, batch_size: int) -> Iterator[dict[str, A
 
     place = model_in(directory)
     model, tokenizer = load_scorer(place), load_tokenizer(place)
-    if model.config.num_labels != 1:
-        raise UserError(
-            f"{directory} tells {model.config.num_labels} classes apart\nexpected: a reward model, of one"
-        )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     limit = positions_of(model.config)
     source = Preferences(path=str(data))

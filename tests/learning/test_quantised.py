@@ -7,6 +7,7 @@ from torch import nn
 
 from pipeline.data.shards import Shard
 from pipeline.lm.config import Lora
+from pipeline.lm.recipe import flops_per_token
 from pipeline.lm.tuning import quantised
 from pipeline.lm.tuning.lora import add_adapters
 from pipeline.lm.tuning.quantised import (
@@ -167,6 +168,13 @@ def test_without_bitsandbytes_nf4_is_refused_and_int8_is_not(monkeypatch):
     with pytest.raises(UserError, match="finetune.lora.quantisation: nf4 needs bitsandbytes.*\n.*int8"):
         check_quantised(net, Lora(quantisation="nf4"), "finetune.lora")
     check_quantised(net, Lora(quantisation="int8"), "finetune.lora")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_token_costs_what_it_does_without_codes(kind):
+    plain, lora = tiny_model("llama", 32), Lora(quantisation=kind)
+    expected = flops_per_token(plain, 32)
+    assert flops_per_token(quantise(plain, lora), 32) == expected
 
 
 def test_a_model_without_linear_layers_is_refused():

@@ -123,7 +123,20 @@ def test_a_model_that_writes_is_no_reward_model(finished, tmp_path):
     assert done.code == 2 and "no reward model in" in done.err
 
 
+def test_a_classifier_of_two_is_no_reward_model(finished, tmp_path):
+    _, output, _ = finished
+    two = AutoModelForSequenceClassification.from_pretrained(output / "base" / "model", num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    done = headwater("score", str(tmp_path / "two"), "--data", str(output.parent / "rows.jsonl"))
+    assert done.code == 2 and "tells 2 classes apart" in done.err
+
+
 REFUSED = {
+    "adapters that are nowhere": (
+        {"lora": {"target_modules": ["nowhere"]}},
+        None,
+        "reward_model.lora.target_modules",
+    ),
     "codes": ({"lora": {"r": 4, "quantisation": "int8"}}, None, "trained on its base as it is"),
     "shared rows": ({"sequence_parallel_size": 2}, None, "both sides of a pair stay on one process"),
     "beside prefer": ({}, {"prefer": SECTIONS["prefer"]}, "reward_model writes no text"),

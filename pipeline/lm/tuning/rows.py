@@ -35,12 +35,13 @@ def rows(
     from pipeline.lm.attention import packs
     from pipeline.lm.model import config_of
 
-    section = "prefer" if context.config.prefer else "reward_model"
-    training = getattr(context.config, section)
+    training = context.config.prefer or context.config.reward_model
     shard = Shard.open(context.inputs["tokenize"], f"preferences.{split}", tokenizer_digest(base))
     _check_kind(shard, training.paired)
     packed = packs(training.packing, config_of(base))
-    return PackedAnswers(shard, reference, training.sequence_length, seed, training.on_long, packed, section)
+    return PackedAnswers(
+        shard, reference, training.sequence_length, seed, training.on_long, packed, training.section
+    )
 
 
 def _check_kind(shard: Shard, paired: bool) -> None:

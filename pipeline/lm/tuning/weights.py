@@ -32,7 +32,7 @@ def check_tuning(config: LanguageModelConfig, training: Tuning) -> None:
     """
     if training.lora and training.lora.quantisation and read_launch(config.run).zero_stage == 3:
         raise UserError(
-            f"{type(training).__name__.lower()}.lora.quantisation under ZeRO-3, which cuts codes from their scales\n"
+            f"{training.section}.lora.quantisation under ZeRO-3, which cuts codes from their scales\n"
             "way out: run.launch=launch/zero2.yaml, or no quantisation"
         )
     if not (config.model.architecture and config.tokenizer):
