@@ -10,13 +10,15 @@ from pipeline.run.config import Optimizer
 from pipeline.run.errors import UserError
 from pipeline.run.memory import moment_bytes
 from pipeline.run.plan import check_optimizer
+from pipeline.run.stage import open_recipe
 from pipeline.train.engine import STATE, Average
 from pipeline.train.engine.eight_bit import KINDS
 from pipeline.train.engine.interface import optimizer_of
 from pipeline.train.engine.plain import PlainEngine
 from pipeline.train.loop import Trainer, steps
 from pipeline.train.optimizer import parameter_groups, rule_of
-from tests.helpers import Toy, toy_training
+from recipes.gan.train import check
+from tests.helpers import ROOT, Toy, toy_training
 from tests.tiny_language_model import ALONE, tiny_model
 
 
@@ -147,7 +149,16 @@ def test_moments_in_8_bits_resume_bit_for_bit_and_are_counted():
 )
 def test_what_schedule_free_has_no_use_for_is_refused(fields, said):
     with pytest.raises(UserError, match=said):
-        check_optimizer(toy_training(**{"warmup_steps": 0} | fields), 6)
+        training = toy_training(**{"warmup_steps": 0} | fields)
+        check_optimizer(training, 6, training.ema_decay)
+
+
+def test_a_generator_is_not_averaged_twice():
+    """Its optimizer is a section of its own; the shadow is asked for beside it."""
+    overrides = ["train.generator.optim=schedule_free_adamw", "train.generator.lr_scheduler_type=constant"]
+    config, _ = open_recipe(ROOT / "recipes/gan/ring.yaml", [*overrides, "train.ema_decay=0.9"])
+    with pytest.raises(UserError, match="schedule_free_adamw with ema_decay"):
+        check(config)
 
 
 def test_8_bits_without_their_package_are_refused(monkeypatch):

@@ -133,7 +133,7 @@ def check_launch(run: Run, training: Loop, zero_stages: tuple[int, ...], *optimi
     """
     check_trackers(run)
     for optimizer in optimizers:
-        check_optimizer(optimizer, training.max_steps)
+        check_optimizer(optimizer, training.max_steps, training.ema_decay)
     launch = read_launch(run)
     processes = int(os.environ.get("WORLD_SIZE", launch.num_processes))
     batches = Batches.derive(training, processes)

@@ -62,10 +62,10 @@ def data_processes(training: Loop, processes: int) -> int:
     return processes // size
 
 
-def check_optimizer(optimizer: Optimizer, max_steps: int | None) -> None:
+def check_optimizer(optimizer: Optimizer, max_steps: int | None, ema_decay: float = 0.0) -> None:
     """Raises UserError for settings that cannot be honoured: on every launcher alike, or within `max_steps`.
 
-    max_steps: None: not known yet; what depends on it is checked when it is.
+    max_steps: None: not known yet; what depends on it is checked when it is. ema_decay: of the stage that it is in.
     """
     if optimizer.optim == "muon" and optimizer.max_grad_norm:
         raise UserError(
@@ -82,7 +82,7 @@ def check_optimizer(optimizer: Optimizer, max_steps: int | None) -> None:
                 f"optim: schedule_free_adamw with lr_scheduler_type: {optimizer.lr_scheduler_type}: its average takes "
                 "the schedule's place\nway out: lr_scheduler_type: constant, or constant_with_warmup"
             )
-        if getattr(optimizer, "ema_decay", 0):
+        if ema_decay:
             raise UserError(
                 "optim: schedule_free_adamw with ema_decay: its weights are an average\nway out: ema_decay: 0"
             )

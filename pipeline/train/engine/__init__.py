@@ -39,7 +39,7 @@ def build_engine(
         UserError: muon with clipping, or with no hidden matrix to update.
     """
     assert training.bf16 in (True, False), "bf16: auto is made definite when the recipe is opened"
-    check_optimizer(optimizer, training.max_steps)
+    check_optimizer(optimizer, training.max_steps, training.ema_decay)
     module.to(runtime.device)
     groups = parameter_groups(module, optimizer)
     if optimizer.optim == "muon" and not any(group["use_muon"] for group in groups):
