@@ -144,6 +144,7 @@ class ShardWriter:
             "bytes": self.bytes,
             "has_targets": self._target_file is not None,
             "has_labels": bool(self._labels),
+            "has_margins": bool(self._labels),
             "targets": self.targets,
             "weights": self.weights,
             "vocabulary_size": self.vocabulary_size,
@@ -183,7 +184,9 @@ class Shard:
         self.byte_lengths = self._load("bytes.npy", self.documents)
         judged = header.get("has_labels")
         self.labels = self._load("labels.npy", self.documents) if judged else None
-        self.margins = self._load("margins.npy", self.documents) if judged else None
+        self.margins = np.zeros(self.documents, np.float32) if judged else None
+        if header.get("has_margins"):
+            self.margins = self._load("margins.npy", self.documents)
 
     @classmethod
     def open(cls, directory: Path, name: str, tokenizer_sha256: str | None = None) -> "Shard":

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.packing import whole_document
 from pipeline.data.shards import Shard
 from pipeline.run.results import Score
 from pipeline.scores.bits import sample_of
@@ -38,7 +37,7 @@ class RankedPairs:
         pairs = fitting[sample_of(len(fitting), count, settings.seed_of("ranked pairs"))]
         self.units = len(pairs)
         documents = (2 * pairs[:, None] + np.arange(2)).ravel()
-        self.ids = [whole_document(shard, document)["input_ids"] for document in documents]
+        self.ids = [shard.document(document) for document in documents]
         self.lengths = shard.lengths[documents].reshape(-1, 2)
         self.rows = [rows[document] for document in 2 * pairs]
         left_out = len(shard.lengths) // 2 - len(fitting)
