@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.lm.config import Generate, LanguageModelConfig, Lora
+from pipeline.lm.config import Generate, LanguageModelConfig
 from pipeline.lm.tuning.lora import CODES
 from pipeline.publish import model_card
 from pipeline.publish.licences import check_licence
@@ -68,9 +68,7 @@ def run(context: Context) -> dict[str, Any]:
         prompts = held_out_answers(inputs["tokenize"])
     pair = (context.out / "adapter", base / "model") if adapter.is_dir() else None
     bound, scores = config.export.bf16_logit_bound, config.reward_model is not None
-    lora = next(reversed(config.trainings.values())).lora if pair else None
-    coded = lora if lora and lora.quantisation else None
-    verdict = check_afresh(context.out, tuned / "model", pair, bound, prompts, scores, coded)
+    verdict = check_afresh(context.out, tuned / "model", pair, bound, prompts, scores)
     refuse(verdict)
     (context.out / "README.md").write_text(_card(context, verdict["measured"]), encoding="utf-8")
     return verdict["measured"]
@@ -140,7 +138,6 @@ def check_afresh(
     bf16_bound: float,
     prompts: list[str],
     scores: bool = False,
-    lora: Lora | None = None,
 ) -> dict[str, Any]:
     """The verdict of pipeline.publish.verify_export, from a process that has never seen the live model.
 
@@ -153,7 +150,6 @@ def check_afresh(
         file = Path(folder) / "prompts.json"
         file.write_text(json.dumps(prompts))
         options = ["--bf16-bound", str(bf16_bound), "--prompts", str(file), *(["--scores"] if scores else [])]
-        options += ["--lora", lora.model_dump_json()] if lora else []
         command = [sys.executable, "-m", "pipeline.publish.verify_export", *paths, *options]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     print(done.stderr, file=sys.stderr, end="")

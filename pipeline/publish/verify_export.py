@@ -2,8 +2,8 @@
 
 `python -m pipeline.publish.verify_export EXPORTED LIVE [ADAPTER BASE] [--bf16-bound X] [--prompts FILE] [--scores]`
 prints one JSON verdict: {agrees, refused, measured}. None of this project's code loads the exported side. --scores: the
-model is a sequence classifier of one class, whose logits are its one number at a text's end. --lora: an adapter that
-was trained on a base in codes is put on what these stand for.
+model is a sequence classifier of one class, whose logits are its one number at a text's end. An adapter that was
+trained on a base in codes, as its directory says, is put on what these stand for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.lm.config import Lora
+from pipeline.lm.tuning.lora import CODES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,15 +211,13 @@ def verify(
     bf16_bound: float,
     prompts: list[str],
     scores: bool = False,
-    lora: Lora | None = None,
 ) -> dict[str, Any]:
     """The verdict on an exported directory. One model is held at a time, beside the logits.
 
     adapter: (adapter directory, directory of its base), compared with the exported weights, which are merged.
     bf16_bound: largest accepted `relative_difference` of the bfloat16 copy. Measured on SmolLM2-135M, the
         quickstart's model and random ones: 0.006 to 0.036; with matrices in 8-bit floats 0.053 to 0.23.
-    prompts: compared on beside random ids. scores: of a sequence classifier of one class. lora: of an adapter that
-        was trained on its base in codes, how they are made.
+    prompts: compared on beside random ids. scores: of a sequence classifier of one class.
 
     Returns:
         agrees; refused: one line for each thing that differs; measured: plain numbers.
@@ -231,7 +230,7 @@ def verify(
     texts = [*HARD_STRINGS, *prompts]
     refused = tokenizer_faults(plain, tokenizer, texts)
     reference = read_live(live, tokenizer, prompts, scores)
-    differences, faults = compare(exported, reference, adapter, tokenizer.bos_token_id, scores, lora)
+    differences, faults = compare(exported, reference, adapter, tokenizer.bos_token_id, scores)
     bounds = BOUNDS | {"bf16_logit_difference_relative": bf16_bound}
     refused += faults + [
         _too_far(n, value, bounds[n]) for n, value in differences.items() if not value <= bounds[n]
@@ -251,7 +250,6 @@ def compare(
     adapter: tuple[Path, Path] | None,
     begin: int | None,
     scores: bool = False,
-    lora: Lora | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """(differences of logits by the name of their bound, faults of what is stored)."""
     import torch
@@ -269,7 +267,7 @@ def compare(
     half = logits_of(model, live.rows)
     found["bf16_logit_difference_relative"] = relative_difference(half, live.logits)
     if adapter:
-        model = _with_adapter(*adapter, scores, lora)
+        model = _with_adapter(*adapter, scores)
         model.config.pad_token_id = padding
         found["adapter_logit_difference_relative"] = (
             largest_difference(logits_of(model, live.rows), whole) / live.scale
@@ -291,14 +289,16 @@ def _plain(directory: Path, dtype: Any, scores: bool) -> tuple[PreTrainedModel, 
     return model.eval(), info
 
 
-def _with_adapter(adapter: Path, base: Path, scores: bool, lora: Lora | None) -> PreTrainedModel:
+def _with_adapter(adapter: Path, base: Path, scores: bool) -> PreTrainedModel:
     import torch
     from peft import PeftModel
 
     from pipeline.lm.tuning.quantised import dequantise, quantise
 
     model = _plain(base, torch.float32, scores)[0]
-    if lora:
+    if (adapter / CODES).is_file():
+        whole = json.loads((adapter / "adapter_config.json").read_text()).get("modules_to_save") or ()
+        lora = Lora(**json.loads((adapter / CODES).read_text()), modules_to_save=whole)
         model = dequantise(quantise(model, lora))
     return PeftModel.from_pretrained(model, adapter).eval()
 
@@ -313,16 +313,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--prompts", type=Path, help="a JSON list of strings to compare on")
     parser.add_argument("--scores", action="store_true", help="a sequence classifier of one class")
-    parser.add_argument(
-        "--lora", help="the section, as JSON, of an adapter that was trained on a base in codes"
-    )
     given = parser.parse_args(arguments)
     if len(given.adapter) not in (0, 2):
         parser.error("an adapter is given together with its base")
     prompts = json.loads(given.prompts.read_text()) if given.prompts else []
-    lora = Lora.model_validate_json(given.lora) if given.lora else None
     adapter = tuple(given.adapter) or None
-    verdict = verify(given.exported, given.live, adapter, given.bf16_bound, prompts, given.scores, lora)
+    verdict = verify(given.exported, given.live, adapter, given.bf16_bound, prompts, given.scores)
     print(json.dumps(verdict))
     return 0 if verdict["agrees"] else 1
 
