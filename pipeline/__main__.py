@@ -59,6 +59,11 @@ def parser() -> argparse.ArgumentParser:
     _merge_verb(verbs)
     verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
     verbs.add_parser("chat", help="talk to a run's model in the terminal")
+    _verbs_of_models(verbs)
+    return top
+
+
+def _verbs_of_models(verbs: Any) -> None:
     score = verbs.add_parser(
         "score", allow_abbrev=False, help="a reward model's number for each answer of a file"
     )
@@ -76,7 +81,6 @@ def parser() -> argparse.ArgumentParser:
     )
     translate.add_argument("run", type=Path, help="the run's output directory")
     translate.add_argument("file", type=Path, nargs="?", help="sources, a line each; none: standard input")
-    return top
 
 
 def _merge_verb(verbs: Any) -> None:

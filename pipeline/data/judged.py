@@ -55,7 +55,10 @@ def _detected(columns: Columns, unjudged: bool) -> str:
         return "verdicts"
     if unjudged and columns.keys() & {*COMPLETIONS, SEVERAL}:
         return "unjudged"
-    raise BadRow(f"the columns {', '.join(sorted(columns)) or '(none)'} hold no judged answers\n{EXPECTED}")
+    or_several = f"; or {SEVERAL}, a list" if unjudged else ""
+    raise BadRow(
+        f"the columns {', '.join(sorted(columns)) or '(none)'} hold no judged answers\n{EXPECTED}{or_several}"
+    )
 
 
 def _pair(key: str, columns: Columns) -> Preference:

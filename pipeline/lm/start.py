@@ -171,25 +171,19 @@ def _machine() -> tuple[int, int]:
 def _text(model: str, data: str, seen: Seen) -> str:
     longest, beyond = int(seen.lengths.max()), seen.beyond
     rows = max(1, int(seen.lengths.sum()) // seen.sequence_length)
-    batch = max(1, STEP_TOKENS // seen.sequence_length)
-    processes = seen.gpus or 1
-    batch = -(-batch // processes) * processes
+    batch = _batch(seen)
     more = "at least " if seen.conversations == LOOKED_AT else ""
     steps = max(20, EPOCHS * rows // batch)
     long = (
         f"{beyond} of {len(seen.lengths)} rows are longer (up to {longest})" if beyond else "every row fits"
     )
-    said = "".join(f"# note: {count} x {note}\n" for note, count in seen.notes.items())
     weights, full = f"{prefixed(seen.parameters)} weights", size(seen.parameters * FULL_BYTES)
     why = (
         f"adapters alone: all {weights} would take {full}"
         if seen.lora
         else f"all {weights}, {full} with AdamW"
     )
-    launch = "launch/one.yaml" if processes == 1 else "launch/zero2.yaml"
-    name = Path(os.path.abspath(data)).name.split(".")[0]
     tools = "  unwritten: text              # the template has no place for tools\n" if seen.unwritten else ""
-    lora = "  lora:\n    r: 16\n    lora_alpha: 32\n    target_modules: all-linear\n" if seen.lora else ""
     rate = "2.0e-4" if seen.lora else "2.0e-5"
     return f"""\
 # Fine-tunes {model} on {data}.
@@ -201,17 +195,9 @@ def _text(model: str, data: str, seen: Seen) -> str:
 # data: {seen.format};
 #   {more}{seen.conversations:,} conversations, {len(seen.lengths):,} rows, {int(seen.lengths.sum()):,} tokens
 # machine: {_place(seen)}, {size(seen.memory)} of memory
-{said}recipe: llm
+{_notes(seen)}recipe: llm
 
-run:
-  output_dir: runs/{name}
-  launch: {launch}
-  logging_steps: 5
-  eval_steps: {max(10, steps // 5)}
-  save_steps: {max(10, steps // 5)}
-
-model:
-  pretrained: {_quoted(model)}
+{_run(model, data, seen, steps)}
 
 chat:
   path: {_quoted(data)}
@@ -225,7 +211,7 @@ finetune:
   learning_rate: {rate}          # {why}
   lr_scheduler_type: cosine
   warmup_steps: 0.05
-{lora}
+{LORA if seen.lora else ""}
 evaluate:
   functions: 0
   conversations: 256             # held-out loss before and after
@@ -239,8 +225,7 @@ evaluate:
 
 def _preferring(model: str, data: str, seen: Seen) -> str:
     rows = max(1, int(seen.lengths.sum()) // seen.sequence_length)
-    processes = seen.gpus or 1
-    batch = -(-max(1, STEP_TOKENS // seen.sequence_length) // processes) * processes
+    batch = _batch(seen)
     steps = max(1, rows // batch)
     paired, beyond = seen.format == "pairs", seen.beyond
     more = "at least " if seen.conversations == LOOKED_AT else ""
@@ -249,10 +234,7 @@ def _preferring(model: str, data: str, seen: Seen) -> str:
         if beyond
         else "every one fits"
     )
-    name = Path(os.path.abspath(data)).name.split(".")[0]
     loss = "sigmoid          # DPO" if paired else "kto              # of single answers"
-    lora = "  lora:\n    r: 16\n    lora_alpha: 32\n    target_modules: all-linear\n" if seen.lora else ""
-    said = "".join(f"# note: {count} x {note}\n" for note, count in seen.notes.items())
     rate = "5.0e-5" if seen.lora else "1.0e-6"
     return f"""\
 # Teaches {model} what is preferred in {data}.
@@ -263,17 +245,9 @@ def _preferring(model: str, data: str, seen: Seen) -> str:
 #
 # data: {seen.format}; {more}{seen.conversations:,} of them, {int(seen.lengths.sum()):,} tokens
 # machine: {_place(seen)}, {size(seen.memory)} of memory
-{said}recipe: llm
+{_notes(seen)}recipe: llm
 
-run:
-  output_dir: runs/{name}
-  launch: launch/{"one" if processes == 1 else "zero2"}.yaml
-  logging_steps: 5
-  eval_steps: {max(10, steps // 5)}
-  save_steps: {max(10, steps // 5)}
-
-model:
-  pretrained: {_quoted(model)}
+{_run(model, data, seen, steps)}
 
 preferences:
   path: {_quoted(data)}
@@ -289,7 +263,7 @@ prefer:
   learning_rate: {rate}          # small: how this goes wrong is that both sides become unlikely
   lr_scheduler_type: cosine
   warmup_steps: 0.1
-{lora}
+{LORA if seen.lora else ""}
 evaluate:
   functions: 0
   multiple_choice: 0
@@ -300,6 +274,39 @@ evaluate:
 # export:
 #   licence: apache-2.0
 """
+
+
+LORA = """\
+  lora:
+    r: 16
+    lora_alpha: 32
+    target_modules: all-linear
+"""
+
+
+def _batch(seen: Seen) -> int:
+    """Rows a step, which the GPUs divide."""
+    processes = seen.gpus or 1
+    return -(-max(1, STEP_TOKENS // seen.sequence_length) // processes) * processes
+
+
+def _notes(seen: Seen) -> str:
+    return "".join(f"# note: {count} x {note}\n" for note, count in seen.notes.items())
+
+
+def _run(model: str, data: str, seen: Seen, steps: int) -> str:
+    """The sections `run` and `model`."""
+    name = Path(os.path.abspath(data)).name.split(".")[0]
+    return f"""\
+run:
+  output_dir: runs/{name}
+  launch: launch/{"zero2" if seen.gpus > 1 else "one"}.yaml
+  logging_steps: 5
+  eval_steps: {max(10, steps // 5)}
+  save_steps: {max(10, steps // 5)}
+
+model:
+  pretrained: {_quoted(model)}"""
 
 
 def _place(seen: Seen) -> str:

@@ -127,7 +127,7 @@ class Adapter:
             return self.base[name]
         base, down, up = self.base[name], self._read(module + A), self._read(module + B)
         change = self._scale(module, down.shape[0]) * (up.float() @ down.float())
-        return (base.float() + (change.T if self.settings.get("fan_in_fan_out") else change)).to(base.dtype)
+        return base.float() + (change.T if self.settings.get("fan_in_fan_out") else change)
 
     def _read(self, name: str) -> Tensor:
         return self._file.get_tensor(f"base_model.model.{name}")
@@ -206,12 +206,17 @@ def merged(merge: Merge) -> Iterator[tuple[str, Tensor]]:
     base = Source(Path(merge.base)) if merge.base else None
     sources = [opened(name, base) for name in merge.sources]
     for number, name in enumerate(sorted(sources[0].shapes())):
-        tensors = [source[name] for source in sources]
+        tensors, before = [source[name] for source in sources], base and base[name]
         if not tensors[0].is_floating_point():
             yield name, tensors[0]
             continue
-        found = _joined(merge, [t.float() for t in tensors], base and base[name].float(), number)
-        yield name, found.to(tensors[0].dtype).contiguous()
+        found = _joined(
+            merge, [t.float() for t in tensors], None if before is None else before.float(), number
+        )
+        like = (
+            before if isinstance(sources[0], Adapter) else tensors[0]
+        )  # an adapter's weights come unrounded
+        yield name, found.to(like.dtype).contiguous()
 
 
 def _joined(merge: Merge, tensors: list[Tensor], base: Tensor | None, number: int) -> Tensor:

@@ -162,6 +162,14 @@ def test_a_merge_that_is_another_model_is_refused(tmp_path, monkeypatch):
         moved_by_merging(net, shard(tmp_path))
 
 
+def test_a_merge_that_is_no_number_is_refused(tmp_path):
+    net = adapted("int8", False)
+    with torch.no_grad():
+        next(p for name, p in net.named_parameters() if "lora_B" in name).fill_(torch.nan)
+    with pytest.raises(UserError, match="nan nats a token"):
+        moved_by_merging(net, shard(tmp_path))
+
+
 def test_without_bitsandbytes_nf4_is_refused_and_int8_is_not(monkeypatch):
     monkeypatch.setattr(quantised.importlib.util, "find_spec", lambda name: None)
     net = tiny_model("llama", 32)

@@ -203,7 +203,8 @@ def check_quantised(model: PreTrainedModel, lora: Lora, section: str) -> None:
 def moved_by_merging(model: PeftModel, shard: Shard) -> tuple[PreTrainedModel, dict[str, float]]:
     """The adapters merged into what their base's codes stand for, and how that changes it on a few documents.
 
-    Both are computed in fp32: what bf16 rounds is no change that merging makes.
+    Both are computed in fp32, for what bf16 rounds is no change of merging's, and on the CPU, for a GPU that holds
+    the codes may not hold the matrices.
 
     Returns:
         the plain model in fp32; `merge_kl`: mean divergence of its tokens' distributions from the trained one's, nats;
@@ -212,9 +213,9 @@ def moved_by_merging(model: PeftModel, shard: Shard) -> tuple[PreTrainedModel, d
     Raises:
         UserError: they are farther apart than FARTHEST.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to("cpu").eval()
     rows = [shard.document(index)[:PROBED_TOKENS] for index in range(min(PROBED, shard.documents))]
-    before = [_log_probabilities(model.to(device).eval(), row) for row in rows]
+    before = [_log_probabilities(model, row) for row in rows]
     merged = dequantise(model).merge_and_unload()
     divergence, same, count = 0.0, 0, 0
     for row, live in zip(rows, before, strict=True):
@@ -223,18 +224,16 @@ def moved_by_merging(model: PeftModel, shard: Shard) -> tuple[PreTrainedModel, d
         same += int((live.argmax(-1) == now.argmax(-1)).sum())
         count += len(row)
     figures = {"merge_kl": divergence / max(count, 1), "merge_agreement": same / max(count, 1)}
-    if figures["merge_kl"] > FARTHEST:
+    if not figures["merge_kl"] <= FARTHEST:  # NaN is not
         raise UserError(
             f"the merged model is {figures['merge_kl']:.3g} nats a token from the trained one, more than {FARTHEST}\n"
             "way out: a smaller learning rate; the checkpoint keeps what was trained"
         )
-    return merged.to("cpu"), figures
+    return merged, figures
 
 
 def _log_probabilities(model: nn.Module, ids: np.ndarray) -> Tensor:
     """fp64 [T, V] of one document alone."""
-    device = next(model.parameters()).device
-    ids_1T = torch.from_numpy(ids.astype(np.int64))[None].to(device)
+    ids_1T = torch.from_numpy(ids.astype(np.int64))[None]
     with torch.no_grad():
-        logits_TV = model(input_ids=ids_1T).logits[0]
-    return logits_TV.cpu().double().log_softmax(-1)
+        return model(input_ids=ids_1T).logits[0].double().log_softmax(-1)
