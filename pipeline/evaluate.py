@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder
 from pipeline.data.config import Corpus
+from pipeline.data.infilling import marks_of
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.lm.model import load_model, load_scorer, load_tokenizer
@@ -27,10 +28,13 @@ from pipeline.scores.answers import MultipleChoice
 from pipeline.scores.bits import DocumentBits, TextBits, read_lines
 from pipeline.scores.calls import ToolCalls
 from pipeline.scores.conversations import ConversationLoss
+from pipeline.scores.infilling import FilledLines
 from pipeline.scores.parsing import ParsedFunctions
 from pipeline.scores.preferences import PreferenceScores
+from pipeline.scores.programs import Programs
 from pipeline.scores.ranking import RankedPairs
 from pipeline.scores.rewards import HeldOutReward
+from pipeline.scores.sandbox import check_sandbox
 from pipeline.scores.score import (
     BASE,
     FINE_TUNED,
@@ -57,6 +61,8 @@ def check(config: LanguageModelConfig) -> None:
     """
     if config.evaluate.general:
         sources.check_corpus(config.evaluate.general)
+    if config.evaluate.programs:
+        check_sandbox()
     asked = config.evaluate.multiple_choice
     if config.chat and asked and importlib.util.find_spec("lm_eval") is None:
         raise UserError(
@@ -108,6 +114,10 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
             yield TextBits("documents", "", rows, asked.max_documents, settings)
         else:
             yield DocumentBits(shard, rows, asked.max_documents, settings)
+        if asked.programs and is_python(config.corpus):
+            yield Programs(rows, asked.programs, asked.program_samples, settings)
+        if asked.lines and config.corpus.fim:
+            yield FilledLines(rows, asked.lines, marks_of(config.corpus, load_tokenizer(base)), settings)
         if asked.functions and is_python(config.corpus):
             yield ParsedFunctions(rows, asked.functions, settings)
     if asked.general:
@@ -164,7 +174,9 @@ def general_rows(corpus: Corpus, context: Context) -> list[dict[str, Any]]:
 
 def is_python(corpus: Corpus) -> bool:
     """Whether the corpus says that its documents are Python files."""
-    return corpus.source == "stdlib" or (corpus.source == "text" and corpus.pattern.endswith(".py"))
+    return corpus.source in ("stdlib", "packages") or (
+        corpus.source == "text" and corpus.pattern.endswith(".py")
+    )
 
 
 def settings_of(context: Context, base: Path) -> Settings:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from pipeline.data import sources
-from pipeline.data.config import Chat, ChatSource
+from pipeline.data.config import Chat, ChatSource, Corpus
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
-from pipeline.data.overlap import digest
+from pipeline.data.overlap import Near, digest
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
 from pipeline.data.supervision import (
     SHOWN,
@@ -81,17 +81,14 @@ def run(context: Context) -> dict[str, Any]:
     notes: dict[str, int] = {}
     tallies = {split: Tally() for split in SPLITS}
     for kind in kinds(config.corpus, config.chat, config.preferences, config.prompts, tokenizer, skipped):
-        tokens_in, overlapping = write(kind, context, vocabulary_size, tokenizer_digest(directory), tallies)
+        tokens_in, said = write(kind, context, vocabulary_size, tokenizer_digest(directory), tallies)
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
         require_rows(kind, shards, skipped)
         for shard, count in zip(shards, tokens_in.values(), strict=True):
             ledgers.append(Ledger(shard.name, tokens_in=count, kept=shard.tokens_total).as_json())
             metrics |= counts(shard)
         metrics[kind.section] = sources.fingerprint(kind.source)
-        notes |= kind.notes()
-        if overlapping:
-            fate = "kept" if kind.source.held_out_overlap == "keep" else "left out"
-            notes[f"training {kind.name} {fate}: the same are held out"] = overlapping
+        notes |= kind.notes() | said
     if config.chat:
         found = {split: tally.as_json() for split, tally in tallies.items()}
         write_json(context.out / "turns.json", found)
@@ -153,16 +150,18 @@ def checked_vocabulary(tokenizer: "PreTrainedTokenizerFast", directory: Path) ->
 
 def write(
     kind: Kind, context: Context, vocabulary_size: int, tokenizer_sha256: str, tallies: dict[str, Tally]
-) -> tuple[dict[str, int], int]:
+) -> tuple[dict[str, int], dict[str, int]]:
     """Encode every row of `kind` into the shard of its split.
 
     Line i of NAME.held_out.jsonl is document i of the shard; of prompts the training rows are kept too. What
     conversations hold is added to `tallies`, by split.
 
     Returns:
-        The tokens encoded for each split; how many training rows are held out as well.
+        The tokens encoded for each split; how many training rows are held out as well, or nearly so, in words.
     """
-    tokens_in, overlapping = dict.fromkeys(SPLITS, 0), 0
+    tokens_in, overlapping, close = dict.fromkeys(SPLITS, 0), 0, 0
+    share = kind.source.held_out_near if isinstance(kind.source, Corpus) else None
+    near = Near(sources.held_out_rows(kind.source), share) if share else None
     held = {
         digest(row)
         for row in bar(sources.held_out_rows(kind.source), f"held-out {kind.name}", context.terminal)
@@ -186,6 +185,10 @@ def write(
             overlapping += len(parts[TRAIN]) - len(apart)
             if kind.source.held_out_overlap == "drop":
                 parts[TRAIN] = apart
+            if near:
+                apart = [row for row in parts[TRAIN] if not near(row)]
+                close += len(parts[TRAIN]) - len(apart)
+                parts[TRAIN] = apart
             parts[TRAIN] = [
                 row for row in parts[TRAIN] for _ in range(sources.repeats_of(kind.source, row.key))
             ]
@@ -201,7 +204,12 @@ def write(
                         tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
                     if split in lines:
                         lines[split].writelines(as_line(kind.record(row)) for row in kept)
-    return tokens_in, overlapping
+    fate = "kept" if kind.source.held_out_overlap == "keep" else "left out"
+    notes = {
+        f"training {kind.name} {fate}: the same are held out": overlapping,
+        f"training {kind.name} left out: most of their lines are held out": close,
+    }
+    return tokens_in, {words: count for words, count in notes.items() if count}
 
 
 def batches(rows: Iterable[Row], size: Callable[[Row], int], limit: int) -> Iterator[list[Row]]:

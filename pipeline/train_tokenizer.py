@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from pipeline.data import sources
@@ -58,7 +59,9 @@ def run(context: Context) -> dict[str, Any]:
             pass  # counted, and refused where a split is empty, as those that train one are
     else:
         try:
-            tokenizer = train(shortened, wanted.vocabulary_size, wanted.algorithm)
+            marks = corpus.fim_tokens if corpus.fim else ()
+            tokenizer = train(shortened, wanted.vocabulary_size - len(marks), wanted.algorithm)
+            tokenizer.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks])
         except VocabularyError as error:
             raise UserError(f"tokenizer.vocabulary_size: {error}") from None
         save(tokenizer, context.out, model_max_length=None)

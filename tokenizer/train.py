@@ -79,6 +79,11 @@ def train(texts: Iterable[str], vocabulary_size: int, algorithm: Literal["bpe", 
     return trained
 
 
+def supported(texts: Iterable[str], at_most: int) -> Tokenizer:
+    """A byte-level BPE as train makes it, with fewer entries than `at_most` where the texts support no more."""
+    return _train_bpe(Shortened(texts), at_most)
+
+
 def too_large(asked: int, supported: int) -> VocabularyError:
     """The refusal of a vocabulary of `asked` entries where the texts support `supported`."""
     return VocabularyError(

@@ -38,9 +38,19 @@ class Corpus(Section):
 
     section: ClassVar[str] = "corpus"
     only_named: ClassVar[bool] = True
-    source: Literal["stdlib", "text", "dictd", "auto", "jsonl", "json", "csv", "parquet", "datasets"] = what(
+    source: Literal[
+        "stdlib", "packages", "text", "dictd", "auto", "jsonl", "json", "csv", "parquet", "datasets"
+    ] = what(
         ...,
-        "kind of source; auto: tables by their files' endings, also .gz, .bz2, .xz and .zst, or a dataset",
+        "kind of source; packages: Python files of installed ones; auto: tables by their files' endings, also .gz, "
+        ".bz2, .xz and .zst, or a dataset",
+    )
+    packages: tuple[str, ...] = what(
+        (), "packages only: names as they are imported, such as numpy or sympy.ntheory"
+    )
+    licences: tuple[str, ...] = what(
+        ("MIT", "BSD", "0BSD", "Apache-2.0", "BSL-1.0", "CC0-1.0", "ISC", "PSF-2.0", "Zlib"),
+        "packages only: how the licence of a file that is read begins, by its own notice or the package's",
     )
     path: str | None = what(
         None,
@@ -53,10 +63,32 @@ class Corpus(Section):
         0.1, "share of documents held out, decided by a hash of each document's key", gt=0, lt=1
     )
     held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
+    held_out_near: float | None = what(
+        None,
+        "training documents are dropped of which more than this share of the longer lines stands in held-out ones; "
+        "none: only the same documents are",
+        gt=0,
+        lt=1,
+    )
+    fim: float = what(
+        0.0,
+        "share of training documents that are learnt as prefix, suffix, middle, so that gaps can be filled in",
+        ge=0,
+        le=1,
+    )
+    fim_tokens: tuple[str, str, str] = what(
+        ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), "control tokens that open the three parts"
+    )
     max_documents: int | None = what(None, "stop after this many documents; none: all", ge=1)
     on_bad_row: Literal["error", "skip"] = what(
         "error", "undecodable file or malformed row: stop, or count and skip"
     )
+
+    @model_validator(mode="after")
+    def _of_packages(self) -> "Corpus":
+        if (self.source == "packages") != bool(self.packages):
+            raise ValueError("source: packages goes with packages: [NAME, ...], and with nothing else")
+        return self
 
     @property
     def named_columns(self) -> dict[str, str]:

@@ -74,13 +74,21 @@ def accepted_text(header: str, continuation: str) -> str | None:
     return next((text for text in _cuts(header, continuation) if tree_of_function(text)), None)
 
 
+def is_over(header: str, continuation: str) -> bool:
+    """Whether accepted_text gives the same whatever is written on: a line behind the function has begun."""
+    return any(tree_of_function(text) for text in _ends(header, continuation))
+
+
 def _cuts(header: str, continuation: str) -> Iterator[str]:
+    yield from _ends(header, continuation)
+    yield header + "".join(line for line in _lines(continuation) if line.endswith("\n"))
+
+
+def _ends(header: str, continuation: str) -> Iterator[str]:
     lines = _lines(continuation)
     for index, line in enumerate(lines):
         if line.strip() and _indentation(line) <= _indentation(header):
             yield header + "".join(lines[:index])
-    complete = [line for line in lines if line.endswith("\n")]
-    yield header + "".join(complete)
 
 
 def _indentation(line: str) -> int:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from pipeline.data import sources
+from pipeline.data import packages, sources
 from pipeline.data.chat import ChatEncoder, Encoded, Layout, separators
 from pipeline.data.config import Chat, Corpus, Preferences, Prompts
 from pipeline.data.conversation import Conversation, Document, Preference, Prompt
+from pipeline.data.infilling import Marks, marks_of, parts_of
 from pipeline.data.sources import SkippedRow
 from pipeline.run.errors import UserError
 from tokenizer.encode import encode
@@ -83,6 +84,7 @@ class Documents:
     def __init__(self, corpus: Corpus, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
         self.source, self.tokenizer, self.skipped = corpus, tokenizer, skipped
         self.bos, self.eos = separators(tokenizer)
+        self.marks = marks_of(corpus, tokenizer) if corpus.fim else None
 
     def rows(self) -> Iterator[Document]:
         return iter(sources.documents(self.source, self.skipped))
@@ -97,12 +99,35 @@ class Documents:
         return {"key": row.key, "text": row.text}
 
     def notes(self) -> dict[str, int]:
-        return {}
+        return packages.left_out(self.source)
 
     def _encode(self, rows: list[Document]) -> Encoded:
-        ids, lengths = encode(self.tokenizer.backend_tokenizer, [row.text for row in rows])
+        if self.marks:
+            ids, lengths = self._with_gaps(rows, self.marks)
+        else:
+            ids, lengths = encode(self.tokenizer.backend_tokenizer, [row.text for row in rows])
         byte_lengths = np.array([len(row.text.encode()) for row in rows])
         return Encoded(*enclose(ids, lengths, self.bos, self.eos), byte_lengths, targets=None)
+
+    def _with_gaps(self, rows: list[Document], marks: Marks) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, lengths) of documents, of which training ones may be there as prefix, suffix, middle."""
+        held = [sources.goes_to_held_out(self.source, row.key) for row in rows]
+        cut = [
+            None if out else parts_of(row.key, row.text, self.source.fim)
+            for row, out in zip(rows, held, strict=True)
+        ]
+        texts = [
+            text
+            for row, parts in zip(rows, cut, strict=True)
+            for text in ((parts[0], parts[2], parts[1]) if parts else (row.text,))
+        ]
+        ids, lengths = encode(self.tokenizer.backend_tokenizer, texts)
+        pieces, found, sizes = iter(np.split(ids, np.cumsum(lengths)[:-1])), [], []
+        for parts in cut:
+            own = [np.append([mark], next(pieces)) for mark in marks] if parts else [next(pieces)]
+            found += own
+            sizes.append(sum(map(len, own)))
+        return np.concatenate(found).astype(ids.dtype), np.array(sizes)
 
     def _refuse(self, row: Document, reason: str) -> None:
         skip_or_raise(self.source.on_bad_row, self.section, row.key, reason, self.skipped)

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.data import dictd, stdlib
+from pipeline.data import dictd, packages, stdlib
 from pipeline.data.config import ChatSource, Corpus, Preferences, Prompts, Tables
 from pipeline.run.errors import UserError, nearest
 
@@ -88,6 +88,8 @@ def files_of(source: Tables) -> list[tuple[str, Path]]:
         if source.path is not None:
             raise UserError(f"{name_of(source)}.path = {source.path!r}: source {source.source} takes no path")
         return stdlib.module_files()
+    if source.source == "packages":
+        return packages.files(source)
     path = path_of(source)
     pattern = source.pattern if isinstance(source, Corpus) and source.source == "text" else "**/*"
     base, hits = _matching(path, pattern)

@@ -442,6 +442,7 @@ def _reader_and_parser(source: Source) -> tuple[Reader, Parser]:
 
 BY_FILE: dict[str, tuple[Reader, Parser]] = {
     "stdlib": (rows.file_rows, _module),
+    "packages": (rows.file_rows, _module),
     "text": (rows.file_rows, _text_file),
     "dictd": (rows.dictionary_rows, _text_file),
     "stdlib_docstrings": (rows.file_rows, _docstrings),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.functions import Function, accepted, choose
+from pipeline.data.functions import Function, accepted, choose, is_over
 from pipeline.lm.decoding import sample_batch
 from pipeline.lm.prompts import document_prompt
 from pipeline.run.results import Score
@@ -33,6 +34,16 @@ def real_body(tokenizer: PreTrainedTokenizerFast, function: Function, tokens: in
     return tokenizer.decode(
         document_prompt(tokenizer, text)[1 : tokens + 1], clean_up_tokenization_spaces=False
     )
+
+
+def ended_by(tokenizer: PreTrainedTokenizerFast, headers: Sequence[str]) -> Callable[[int, list[int]], bool]:
+    """For sample_batch: of each header's function, whether what is written has come to its end."""
+
+    def enough(row: int, ids: list[int]) -> bool:
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return is_over(headers[row], text)
+
+    return enough
 
 
 class ParsedFunctions:
@@ -65,7 +76,10 @@ class ParsedFunctions:
         batches = range(0, len(prompts), self.settings.batch_size)
         for begin in bar(batches, "functions", self.settings.progress):
             part = slice(begin, begin + self.settings.batch_size)
-            ids = sample_batch(model, tokenizer, prompts[part], self.tokens, TEMPERATURE, TOP_P, seeds[part])
+            enough = ended_by(tokenizer, [function.header for _, function in self.drawn[part]])
+            ids = sample_batch(
+                model, tokenizer, prompts[part], self.tokens, TEMPERATURE, TOP_P, seeds[part], enough
+            )
             written += tokenizer.batch_decode(
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )

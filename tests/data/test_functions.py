@@ -48,6 +48,29 @@ def test_functions_that_are_not(header, continuation):
     assert not accepted(header, continuation)
 
 
+@pytest.mark.parametrize(
+    ("header", "continuation", "over"),
+    [
+        (HEADER, "    return x\n", False),
+        (HEADER, "    return x\n\n    # more\n", False),
+        (HEADER, "    return x\nd", True),
+        (HEADER, "    text = '''\nat the margin\n", False),
+        (HEADER, "    return g(\n1,\n)\nx", True),
+        (METHOD, "        return self\n\n    def", True),
+        (METHOD, "        return self\n\n        ", False),
+    ],
+)
+def test_a_function_is_over_once_nothing_that_follows_can_change_it(header, continuation, over):
+    from pipeline.data.functions import accepted_text, is_over
+
+    assert is_over(header, continuation) == over
+    for length in range(len(continuation) + 1):  # a model writes it piece by piece
+        part = continuation[:length]
+        if is_over(header, part):
+            for more in ("", "ef g(x): pass\n", "\n    y = 2\n", "(((", "'''\n)))"):
+                assert accepted_text(header, part + more) == accepted_text(header, part) is not None
+
+
 SOURCE = '''\
 """A module."""
 import os

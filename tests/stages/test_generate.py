@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import POSITIONS, make_config, make_context, make_model, make_tokenizer, publish_model
@@ -9,6 +10,7 @@ from tiny_model import POSITIONS, make_config, make_context, make_model, make_to
 from pipeline import generate
 from pipeline.data.chat import ChatEncoder, encode_conversation
 from pipeline.lm import decoding
+from pipeline.lm.cache import roomy
 from pipeline.lm.decoding import choose, sample, sample_batch
 from pipeline.lm.prompts import chat_prompt, document_prompt, stop_ids
 from pipeline.run.errors import UserError
@@ -70,6 +72,39 @@ def test_cache_changes_nothing():
     assert sample(model, None, prompt, 16, None, 1.0, 0) == ids[6:]
 
 
+def test_reserved_memory_changes_no_bit():
+    model, prompts = make_model(2), prompts_of([6, 9])
+    ids, mask = decoding.left_padded(prompts)
+    plain, ours = (decoding._forward(model, ids, mask, None).past_key_values for _ in range(2))
+    ours = roomy(ours, 30)
+    for token in range(20):
+        ids, mask = torch.full((2, 1), 7 + token), torch.cat([mask, torch.ones(2, 1, dtype=torch.long)], 1)
+        logits = [decoding._forward(model, ids, mask, cache).logits for cache in (plain, ours)]
+        assert torch.equal(*logits)
+    assert all(layer.memory[0].shape[-2] == 30 for layer in ours.layers)  # doubled, and no further than asked
+
+
+def test_rows_that_have_ended_are_not_computed_and_change_no_other(monkeypatch):
+    model, prompts = make_model(3), prompts_of([4, 11, 7, 20, 5])
+    model.generation_config.eos_token_id = list(range(7, 40))
+    sizes, forward = [], decoding._forward
+    monkeypatch.setattr(decoding, "_forward", lambda *given: sizes.append(len(given[1])) or forward(*given))
+    together = sample_batch(model, None, prompts, 30, 1.0, 1.0, [5, 6, 7, 8, 9])
+    assert sizes[0] == 5 and sizes[-1] <= 2
+    assert len({len(ids) for ids in together}) > 2
+    alone = [sample(model, None, prompt, 30, 1.0, 1.0, 5 + row) for row, prompt in enumerate(prompts)]
+    assert together == alone
+
+
+def test_row_ends_where_its_asker_has_enough_and_the_others_are_as_without():
+    model, prompts = make_model(3), prompts_of([4, 11, 7])
+    free = sample_batch(model, None, prompts, 20, 0.9, 1.0, [1, 2, 3])
+    some = sample_batch(
+        model, None, prompts, 20, 0.9, 1.0, [1, 2, 3], lambda row, ids: len(ids) == 5 + 4 * row
+    )
+    assert some == [free[0][:5], free[1][:9], free[2][:13]]
+
+
 def test_row_ends_with_its_stop_token_and_the_others_go_on():
     model, prompts = make_model(3), prompts_of([4, 11])
     model.generation_config.eos_token_id = None
@@ -107,19 +142,18 @@ def test_learned_positions_survive_rows_of_unequal_length():
 
 def test_nucleus_is_the_fewest_tokens_that_reach_top_p():
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
-    generator = torch.Generator().manual_seed(0)
+    noise = [np.random.default_rng(0)]
 
     def drawn(top_p, temperature=1.0):
-        return torch.tensor([choose(logits, temperature, top_p, generator) for _ in range(2000)]).bincount(
-            minlength=4
-        )
+        many = choose(logits.expand(2000, 4), temperature, top_p, noise * 2000)
+        return torch.tensor(many).bincount(minlength=4)
 
     assert drawn(0.5).tolist() == [0, 2000, 0, 0]
     assert set(drawn(0.51).nonzero().flatten().tolist()) == {1, 3}
     # Four standard deviations of a frequency from 2000 draws are at most 0.045.
     assert (drawn(1.0) / 2000 - logits.exp()).abs().max() < 0.045
     assert (drawn(1.0, 0.5) / 2000 - (2 * logits).softmax(0)).abs().max() < 0.045
-    assert choose(logits, None, 1.0, None) == 1
+    assert choose(logits[None], None, 1.0, noise) == [1]
 
 
 def test_stop_tokens_are_the_end_of_the_document_and_of_the_turn(tokenizer):

@@ -4,9 +4,11 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer
 
 from pipeline import train_tokenizer
 from pipeline.data.config import Corpus
+from pipeline.data.infilling import marks_of
 from pipeline.data.sources import is_held_out
 from pipeline.lm.config import Tokenizer
 from pipeline.run.errors import UserError
@@ -48,6 +50,20 @@ def test_it_trains_on_training_documents_and_measures_the_others(tmp_path, folde
     assert metrics == evaluate(load(context.out), held_out) | counts
     assert corpus_metrics["files"] == 40
     assert metrics["exact_round_trips"] == len(held_out) > 1
+
+
+def test_gaps_have_marks_of_their_own_within_the_vocabulary(tmp_path, folder):
+    """Without them a model from scratch could not be taught to fill gaps in."""
+    corpus = Corpus(source="text", path=str(folder), held_out=0.2, on_bad_row="skip", fim=0.5)
+    context = context_of(tmp_path, corpus)
+    train_tokenizer.run(context)
+    tokenizer = AutoTokenizer.from_pretrained(context.out)
+    assert len(tokenizer) == 300
+    assert sorted(marks_of(corpus, tokenizer)) == [297, 298, 299]
+    text = "<fim_prefix>a"  # as text it is characters, as every control token is
+    assert load(context.out).encode(text).tokens[0] == "<fim_prefix>"
+    ids = tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text and not {*marks_of(corpus, tokenizer)} & {*ids}
 
 
 def test_only_the_first_held_out_bytes_are_measured(tmp_path, folder, monkeypatch):
