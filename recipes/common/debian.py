@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import digest_of
+from recipes.common import cached
 
 DOWNLOAD_SECONDS = 600
 ROOT = Path("/")
@@ -38,8 +39,7 @@ class Package:
     @property
     def cached(self) -> Path:
         """Where a download is kept for the next run."""
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache) / "headwater" / f"{self.name}_{self.version}"
+        return cached.place_of(f"{self.name}_{self.version}")
 
 
 def find(package: Package, path: str | None) -> Path | None:
@@ -49,14 +49,11 @@ def find(package: Package, path: str | None) -> Path | None:
         UserError: `path` is given and lacks a part.
     """
     if path is not None:
-        directory = Path(path).expanduser()
-        missing = [name for name in package.holds if not (directory / name).exists()]
-        if missing:
-            raise UserError(
-                f"data.path: {directory} has no {missing[0]}\nexpected: {', '.join(package.holds)}"
-            )
-        return directory
-    return next((place for place in (package.installed, package.cached) if _is_whole(package, place)), None)
+        return cached.given(path, package.holds)
+    return next(
+        (place for place in (package.installed, package.cached) if cached.is_whole(place, package.holds)),
+        None,
+    )
 
 
 def check_found(package: Package, path: str | None) -> None:
@@ -91,14 +88,7 @@ def download(package: Package) -> Path:
                 f"{file.name} has the sha256 {found}\nexpected: {package.sha256}\n{package.way_out}"
             )
         subprocess.run(["dpkg-deb", "-x", file, Path(scratch) / "root"], check=True, capture_output=True)
-        if not _is_whole(package, place):  # another run may have been faster
-            shutil.rmtree(place, ignore_errors=True)
-            os.replace(Path(scratch) / "root" / package.place, place)
-    return place
-
-
-def _is_whole(package: Package, directory: Path) -> bool:
-    return all((directory / name).exists() for name in package.holds)
+        return cached.settle(Path(scratch) / "root" / package.place, place, package.holds)
 
 
 def _file_of(package: Package, scratch: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Decoders over a closed vocabulary: words of music, atoms of molecules."""
