@@ -18,6 +18,8 @@ from recipes.common.threads import one_thread
 from tests.images.pictures import digit_pictures, settings, write_prepared
 
 ACCURACY, GAIN = "accuracy after training on these pictures", "accuracy gained over real pictures alone"
+LEAK = "synthetic pictures that are held out"
+DIETS = ("real", "real, classes made even", "real, augmented", "synthetic", "real and synthetic")
 
 
 class Model(Section):
@@ -97,9 +99,12 @@ def test_real_pictures_are_useful_and_noise_is_not(tmp_path, monkeypatch):
 def test_scores_say_what_they_are(tmp_path, monkeypatch):
     found, _ = run_stage(tmp_path, monkeypatch, real_pictures, seeds=1)
     assert [(one["name"], one["model"]) for one in found["scores"]] == [
-        *((ACCURACY, name) for name in ("real", "real, augmented", "synthetic", "real and synthetic")),
-        *((GAIN, name) for name in ("real, augmented", "synthetic", "real and synthetic")),
+        *((ACCURACY, name) for name in DIETS),
+        *((GAIN, name) for name in DIETS[1:]),
+        (LEAK, "synthetic"),
     ]
+    leak = found["scores"].pop()
+    assert (leak["value"], leak["count"], leak["better"]) == (0.0, 200, "lower")
     table = values(found)
     for one in found["scores"]:
         low, high = one["interval"]
@@ -125,8 +130,11 @@ def test_pictures_are_drawn_with_the_labels_of_the_real_ones(tmp_path):
     assert asked == list(enumerate(expected))
     assert drawn.labels.tolist() == expected and drawn.images.shape == (20, 8, 8, 1)
     given = utility.diets(real, drawn)
-    assert [len(diet.images.labels) for diet in given.values()] == [7, 7, 20, 27]
-    assert [diet.augment for diet in given.values()] == [False, True, False, False]
+    most = max(np.bincount(real.labels))
+    even = most * len(set(real.labels.tolist()))
+    assert [len(diet.images.labels) for diet in given.values()] == [7, even, 7, 20, 27]
+    assert [diet.augment for diet in given.values()] == [False, False, True, False, False]
+    assert set(np.bincount(given[DIETS[1]].images.labels)) <= {0, most}
 
 
 def test_seeds_differ_and_the_same_seed_does_not():
@@ -148,8 +156,36 @@ def test_every_diet_is_given_to_the_same_seeds(tmp_path, monkeypatch):
 
     monkeypatch.setattr(utility, "trained_classes", perfect)
     found, _ = run_stage(tmp_path, monkeypatch, noise, seeds=3, max_steps=7, flip=True)
-    assert asked == 4 * [(0, 7, True), (1, 7, True), (2, 7, True)]
+    assert asked == 5 * [(0, 7, True), (1, 7, True), (2, 7, True)]
     assert set(values(found).values()) == {0.0, 1.0}
+
+
+def test_a_model_that_knows_the_held_out_pictures_is_told(tmp_path, monkeypatch):
+    """The leak check must be able to fail."""
+    _, held_out = digit_pictures()
+    found, _ = run_stage(
+        tmp_path, monkeypatch, lambda seeds, labels: held_out.images[: len(seeds)], seeds=1, max_steps=5
+    )
+    assert values(found)[LEAK, "synthetic"] == 1.0
+
+
+def test_of_a_share_the_model_is_trained_anew_and_sees_nothing_else(tmp_path, monkeypatch):
+    seen = []
+
+    def sampler_of(config, few, held_out, scratch):
+        seen.append(few.images)
+        return "anew", noise
+
+    monkeypatch.setattr("recipes.common.scores.few.sampler_of", sampler_of)
+    monkeypatch.setattr(utility, "check", lambda config: None)
+    found, _ = run_stage(tmp_path, monkeypatch, noise, seeds=1, max_steps=5, shares=(0.3, 1.0), samples=None)
+    train, _ = digit_pictures()
+    assert [len(images) for images in seen] == [30, 100]  # 0.3 of the 100 that are asked for, and all of them
+    assert all(np.array_equal(images, train.images[: len(images)]) for images in seen)
+    names = {name for name, _ in values(found)}
+    assert names == {
+        f"{name}, {share} of the pictures" for name in (ACCURACY, GAIN, LEAK) for share in ("30%", "100%")
+    }
 
 
 def test_what_has_no_classes_is_refused_with_its_reason(tmp_path, monkeypatch):
@@ -161,6 +197,10 @@ def test_what_has_no_classes_is_refused_with_its_reason(tmp_path, monkeypatch):
         utility.check(config.model_copy(update={"model": Model(conditional=False)}))
     with pytest.raises(UserError, match="label_column is null.*\nway out: no section `utility:`"):
         utility.check(config_of(tmp_path, source="parquet", path="x", label_column=None))
+    with pytest.raises(UserError, match="cannot be trained anew"):
+        few = config.utility.model_copy(update={"shares": (0.1, 1.0)})
+        monkeypatch.setattr(utility, "family_module", lambda config, name: SimpleNamespace())
+        utility.check(config.model_copy(update={"utility": few}))
     with pytest.raises(UserError, match="does not divide"):
         uneven = config.features.model_copy(update={"per_device_train_batch_size": 48})
         utility.check(config.model_copy(update={"features": uneven}))

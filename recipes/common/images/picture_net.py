@@ -29,11 +29,15 @@ class PictureNet(OneNet):
         """A batch of `count` samples of the right shapes."""
         return self.shape.blank(count)
 
+    def images(self, split: str) -> PreparedImages:
+        """The pictures of a split, with the labels that the net is given."""
+        return PreparedImages.open(self.prepared, split)
+
     def data(self) -> Any:
-        return ImageSplit(PreparedImages.open(self.prepared, "train"), self.training.seed)
+        return ImageSplit(self.images("train"), self.training.seed)
 
     def held_out(self) -> Any:
-        return ImageSplit(PreparedImages.open(self.prepared, "held_out"), None)
+        return ImageSplit(self.images("held_out"), None)
 
     def count(self, turn: str, batch: Batch) -> int:
         """Pictures."""

@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.train.engine import Runtime
-from pipeline.train.loop import Trainer, steps
 from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum, stacked
 from recipes.common.estimate import flops_of
 from recipes.common.images.config import Classifier
 from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
 from recipes.common.images.shape import Shape
 from recipes.common.noise import uniform
+from recipes.common.training import trained_here
 
 ZERO_STAGES = (1, 2, 3)
 LAST_SIDE = 8  # strided layers halve a picture until its side is at most this
@@ -167,13 +166,12 @@ class ImageClassifier:
         return {}
 
 
-def trained_here(recipe: ImageClassifier) -> Trainer:
-    """Train `recipe` in this process alone, on the GPU where there is one, through the same steps as any net."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(recipe, Runtime(rank=0, world_size=1, device=device, zero_stage=None))
-    for _ in steps(trainer):
-        pass
-    return trainer
+def trained_net(recipe: ImageClassifier) -> nn.Module:
+    """The recipe's net after training in this process, with the EMA's weights where there is one."""
+    trainer = trained_here(recipe)
+    net = recipe.nets()["model"]
+    net.load_state_dict(trainer.weights("model", ema=bool(recipe.training.ema_decay)))
+    return net.to(trainer.runtime.device)
 
 
 def _right(logits_BK: Tensor, batch: Batch) -> Tensor:

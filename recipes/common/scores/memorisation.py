@@ -34,12 +34,20 @@ def _keys(pictures: Iterable[np.ndarray]) -> list[bytes]:
 def nearest_distances(
     queries_ND: np.ndarray, train: np.ndarray, rows_of: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The Euclidean distance of each query, fp32 (N, D), to the nearest of `train`, fp32 (N,).
+    """The Euclidean distance of each query, fp32 (N, D), to the nearest of `train`, fp32 (N,), as nearest_rows."""
+    return nearest_rows(queries_ND, train, rows_of)[1]
+
+
+def nearest_rows(
+    queries_ND: np.ndarray, train: np.ndarray, rows_of: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `train` is nearest to each query, fp32 (N, D): its place, int64 (N,), and its distance, fp32 (N,).
 
     train: training pictures (M, H, W, C); rows_of: some of them to fp32 (any, D). The nearest is found by products,
     and its distance is then taken by differences: a copy is at distance 0, not at the square root of a rounding.
     """
     best = np.full(len(queries_ND), np.inf, np.float32)
+    places = np.zeros(len(queries_ND), np.int64)
     for start in range(0, len(train), ROWS):
         rows_MD = torch.from_numpy(rows_of(train[start : start + ROWS]))
         squares_M = rows_MD.square().sum(dim=1)
@@ -49,8 +57,10 @@ def nearest_distances(
             nearest_N = torch.addmm(squares_M, part_ND, rows_MD.T, alpha=-2).argmin(dim=1)
             found_N = (part_ND - rows_MD[nearest_N]).square().sum(dim=1).sqrt().numpy()
             place = slice(first, first + QUERIES)
+            nearer_N = found_N < best[place]
+            places[place] = np.where(nearer_N, start + nearest_N.numpy(), places[place])
             best[place] = np.minimum(best[place], found_N)
-    return best
+    return places, best
 
 
 def as_pixels(pictures: np.ndarray) -> np.ndarray:

@@ -24,9 +24,10 @@ class Real:
     shortage: str
 
     @classmethod
-    def open(cls, prepared: Path, samples: int) -> "Real":
-        train = PreparedImages.open(prepared, "train")
-        held_out = of_learnt_classes(PreparedImages.open(prepared, "held_out"), train)
+    def open(cls, prepared: Path, samples: int, classes: bool = True) -> "Real":
+        """classes: labels are classes, and held-out pictures of one that training lacks are left out."""
+        train, held_out = (PreparedImages.open(prepared, split) for split in ("train", "held_out"))
+        held_out = of_learnt_classes(held_out, train) if classes else held_out
         sizes = {"held-out": len(held_out.labels), "training": len(train.labels)}
         fewest = min(sizes, key=sizes.__getitem__)
         count = min(samples, sizes[fewest])

@@ -51,7 +51,7 @@ def check_scores(settings: ImageScores, features: Classifier | None) -> None:
 def image_scores(
     samplers: dict[str, Sampler],
     prepared: Path,
-    features: Path | None,
+    features: "Path | FeatureNetwork | None",
     settings: ImageScores,
     say: Callable[[str], None],
     conditional: bool = True,
@@ -60,14 +60,16 @@ def image_scores(
 
     Args:
         samplers: by what a reader calls them; picture i is drawn with seed i.
-        prepared: the `prepare` artifact; features: the `features` artifact; None: there is no classifier.
+        prepared: the `prepare` artifact; features: the `features` artifact, or a network of the family's own; None:
+            there is no classifier.
         say: told in one line what is being done.
-        conditional: whether the samplers look at labels; else nobody asks whether they drew the right class.
+        conditional: whether labels are classes to the samplers; else nobody asks whether they drew the right one, and
+            a held-out picture counts whose label no training picture has.
 
     Raises:
         UserError: a package that a network needs is not installed.
     """
-    real = Real.open(prepared, settings.samples)
+    real = Real.open(prepared, settings.samples, conditional)
     networks, missing = _networks(features, settings)
     if real.count < settings.samples:
         missing["pictures compared"] = (
@@ -96,7 +98,9 @@ def _drawn(samplers: dict[str, Sampler], real: Real, say: Callable[[str], None])
     return drawn
 
 
-def _networks(features: Path | None, settings: ImageScores) -> tuple[list["FeatureNetwork"], dict[str, str]]:
+def _networks(
+    features: "Path | FeatureNetwork | None", settings: ImageScores
+) -> tuple[list["FeatureNetwork"], dict[str, str]]:
     from recipes.common.scores.efficientnet import load_efficientnet_lite0
     from recipes.common.scores.features import load_features
 
@@ -105,7 +109,7 @@ def _networks(features: Path | None, settings: ImageScores) -> tuple[list["Featu
         if name == "efficientnet_lite0":
             found.append(load_efficientnet_lite0())
         elif features is not None:
-            found.append(load_features(features))
+            found.append(load_features(features) if isinstance(features, Path) else features)
         else:
             missing["scores in classifier features"] = "the recipe has no section `features`"
     return found, missing

@@ -1,7 +1,8 @@
 """Stage `utility`: what generated pictures are worth as training data: train on synthetic, test on real.
 
-Classifiers of the section `features` learn from real pictures, from augmented ones, from synthetic ones and from real
-and synthetic ones together; all of them are judged on the held-out real pictures. Shapes: S seeds, N held-out pictures.
+Classifiers of the section `features` learn from real pictures, from these over and over until classes are even, from
+augmented ones, from synthetic ones and from real and synthetic ones together; all of them are judged on the held-out
+real pictures. Shapes: S seeds, N held-out pictures.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from recipes.common.images.config import Utility
     from recipes.common.images.dataset import PreparedImages
 
-REAL, AUGMENTED, SYNTHETIC, BOTH = "real", "real, augmented", "synthetic", "real and synthetic"
+REAL, EVEN, AUGMENTED = "real", "real, classes made even", "real, augmented"
+SYNTHETIC, BOTH = "synthetic", "real and synthetic"
+LEAK = "synthetic pictures that are held out"
 ACCURACY, GAIN = "accuracy after training on these pictures", "accuracy gained over real pictures alone"
 
 
@@ -54,6 +57,11 @@ def check(config: Any) -> None:
             "way out: model.conditional=true, or no section `utility:`"
         )
     Batches.derive(config.features, 1)
+    if config.utility.shares != (1.0,) and not hasattr(family_module(config, "train"), "recipe_of"):
+        raise UserError(
+            "utility.shares: this family cannot be trained anew on some of the pictures\n"
+            "way out: utility.shares=[1]"
+        )
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -65,18 +73,24 @@ def run(context: Context) -> dict[str, Any]:
     settings: Utility = config.utility
     train = PreparedImages.open(prepared, "train")
     require_labels(train, "utility")
-    held_out = of_learnt_classes(PreparedImages.open(prepared, "held_out"), train)
-    real = first(train, settings.real)
-    name, synthetic = _synthetic(context, real)
-    right = {}
-    for diet, given in diets(real, synthetic).items():
-        context.terminal.write(
-            f"utility: {settings.seeds} classifiers on {diet}: {len(given.images.labels):,}\n"
-        )
-        right[diet] = _right(config, given, held_out)
-    scores = _scores(
-        right, f"synthetic: {name}, {len(synthetic.labels):,} pictures; real: {len(real.labels):,}"
-    )
+    unseen = PreparedImages.open(prepared, "held_out")
+    held_out = of_learnt_classes(unseen, train)
+    most = first(train, settings.real)
+    scores = []
+    for share in settings.shares:
+        real = first(most, max(1, round(share * len(most.labels))))
+        anew = settings.shares != (1.0,) and len(real.labels) < len(train.labels)
+        name, synthetic = _synthetic(context, real, anew, held_out)
+        right = {}
+        for diet, given in diets(real, synthetic).items():
+            context.terminal.write(
+                f"utility: {settings.seeds} classifiers on {diet}: {len(given.images.labels):,}\n"
+            )
+            right[diet] = _right(config, given, held_out)
+        said = f"synthetic: {name}, {len(synthetic.labels):,} pictures; real: {len(real.labels):,}"
+        suffix = "" if settings.shares == (1.0,) else f", {share:.0%} of the pictures"
+        scores += _scores(right, said, suffix)
+        scores.append(_leak(synthetic, unseen, said, suffix))
     missing = {"spread over seeds": "utility.seeds is 1"} if settings.seeds == 1 else {}
     found = {"scores": [score.as_json() for score in scores], "missing": missing}
     write_json(context.out / "evaluation.json", found)
@@ -93,7 +107,7 @@ def first(images: "PreparedImages", count: int | None) -> "PreparedImages":
 
 
 def diets(real: "PreparedImages", synthetic: "PreparedImages") -> dict[str, Diet]:
-    """What is compared, the baselines first."""
+    """What is compared, the baselines first. A class without a picture stays without one."""
     import numpy as np
 
     from recipes.common.images.dataset import PreparedImages
@@ -103,24 +117,46 @@ def diets(real: "PreparedImages", synthetic: "PreparedImages") -> dict[str, Diet
         np.concatenate([real.labels, synthetic.labels]),
         real.classes,
     )
+    rows = [
+        found
+        for found in (np.flatnonzero(real.labels == label) for label in range(len(real.classes)))
+        if len(found)
+    ]
+    even = np.concatenate([np.resize(found, max(map(len, rows))) for found in rows])
     return {
         REAL: Diet(real),
+        EVEN: Diet(PreparedImages(real.images[even], real.labels[even], real.classes)),
         AUGMENTED: Diet(real, augment=True),
         SYNTHETIC: Diet(synthetic),
         BOTH: Diet(both),
     }
 
 
-def _synthetic(context: Context, real: "PreparedImages") -> tuple[str, "PreparedImages"]:
-    """Pictures of the family's first sampler, with the labels of the real ones, over and over."""
+def _synthetic(
+    context: Context, real: "PreparedImages", anew: bool, held_out: "PreparedImages"
+) -> tuple[str, "PreparedImages"]:
+    """Pictures of the family's first sampler, with the labels of the real ones, over and over.
+
+    anew: by a model that has seen no other picture than the real ones.
+    """
+    import tempfile
+    from pathlib import Path
+
     config, inputs = context.config, context.inputs
-    samplers = family_module(config, "sampler").load_samplers(config, inputs["prepare"], inputs["train"])
-    if not samplers:
-        raise UserError(
-            "utility needs synthetic pictures, and this model draws none\nway out: no section `utility:`"
-        )
-    name, sampler = next(iter(samplers.items()))
     settings = config.utility
+    if anew:
+        from recipes.common.scores.few import sampler_of
+
+        context.terminal.write(f"utility: training on {len(real.labels):,} pictures alone\n")
+        with tempfile.TemporaryDirectory() as scratch:
+            name, sampler = sampler_of(config, real, held_out, Path(scratch))
+    else:
+        samplers = family_module(config, "sampler").load_samplers(config, inputs["prepare"], inputs["train"])
+        if not samplers:
+            raise UserError(
+                "utility needs synthetic pictures, and this model draws none\nway out: no section `utility:`"
+            )
+        name, sampler = next(iter(samplers.items()))
     context.terminal.write(f"utility: drawing {settings.samples or len(real.labels):,} pictures: {name}\n")
     return name, draw(sampler, real, settings.samples or len(real.labels))
 
@@ -152,17 +188,27 @@ def _right(config: Any, diet: Diet, held_out: "PreparedImages") -> "np.ndarray":
 def trained_classes(training: Any, diet: Diet, held_out: "PreparedImages", flip: bool) -> "np.ndarray":
     """The classes (N,) that a classifier gives to `held_out` after training on `diet`, in this process."""
     from recipes.common.images.shape import Shape
-    from recipes.common.scores.classifier import ImageClassifier, classes_of, trained_here
+    from recipes.common.scores.classifier import ImageClassifier, classes_of, trained_net
 
     shape = Shape.of(held_out)
     recipe = ImageClassifier(training, shape, diet.images, augment=diet.augment, flip=flip)
-    trainer = trained_here(recipe)
-    net = recipe.nets()["model"]
-    net.load_state_dict(trainer.weights("model", ema=bool(training.ema_decay)))
-    return classes_of(net.to(trainer.runtime.device), held_out.images)
+    return classes_of(trained_net(recipe), held_out.images)
 
 
-def _scores(right: dict[str, "np.ndarray"], pictures: str) -> list[Score]:
+def _leak(synthetic: "PreparedImages", held_out: "PreparedImages", pictures: str, suffix: str) -> Score:
+    """Whether the model knows what the classifiers are judged on."""
+    from pipeline.scores.intervals import wilson_interval
+    from recipes.common.scores.memorisation import copies
+
+    flags = copies(synthetic.images, held_out.images)
+    protocol = f"synthetic pictures that are a held-out one, byte for byte; {pictures}; Wilson interval"
+    interval = wilson_interval(int(flags.sum()), len(flags))
+    return Score(
+        LEAK + suffix, SYNTHETIC, float(flags.mean()), interval, "share", len(flags), protocol, "lower"
+    )
+
+
+def _scores(right: dict[str, "np.ndarray"], pictures: str, suffix: str) -> list[Score]:
     """The accuracies, and what each diet gains over real pictures alone, seed by seed and picture by picture."""
     from recipes.common.scores.intervals import crossed_interval
 
@@ -176,7 +222,12 @@ def _scores(right: dict[str, "np.ndarray"], pictures: str) -> list[Score]:
             interval = (max(0.0, low), min(1.0, high)) if name == ACCURACY else (low, high)
             found.append(
                 Score(
-                    name, diet, float(table.mean()), interval, protocol=f"{PROTOCOL[name]}; {basis}", **facts
+                    name + suffix,
+                    diet,
+                    float(table.mean()),
+                    interval,
+                    protocol=f"{PROTOCOL[name]}; {basis}",
+                    **facts,
                 )
             )
     return found
