@@ -70,6 +70,9 @@ class Train(Training):
         "signal-to-noise ratio at which a time's weight is cut (arXiv:2303.09556); epsilon and v only",
         gt=0,
     )
+    times: Literal["even", "logit_normal"] = what(
+        "even", "how often each time is learnt; logit_normal: the middle most (arXiv:2403.03206), flow only"
+    )
     condition_dropout: float = what(
         0.1, "share of pictures whose class is hidden, for guidance (arXiv:2207.12598)", ge=0, le=1
     )

@@ -1,7 +1,6 @@
 """Stage `evaluate`: the held-out loss over time, and what the drawn pictures score."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.run.files import write_json
@@ -12,6 +11,9 @@ from recipes.diffusion.config import DiffusionConfig
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
+
+    from recipes.diffusion.diffusion import Diffusion
 
 PROTOCOL = (
     "squared error of the prediction a pixel, pixels in [-1, 1], at times that fill the part evenly; one time and "
@@ -29,11 +31,13 @@ def check(config: DiffusionConfig) -> None:
 def run(context: Context) -> dict[str, Any]:
     """Write evaluation.json; the metrics are the held-out error and the best sampler's scores."""
     from recipes.common.scores.scoring import image_scores
-    from recipes.diffusion.sampler import load_samplers
+    from recipes.diffusion.diffusion import Diffusion
+    from recipes.diffusion.sampler import load_net, load_samplers
 
     config: DiffusionConfig = context.config
     prepared, trained = context.inputs["prepare"], context.inputs["train"]
-    own = held_out_scores(context)
+    net, _ = load_net(config, trained)
+    own = held_out_scores(Diffusion(config, prepared), net)
     samplers = load_samplers(config, prepared, trained)
     drawn, missing = image_scores(
         samplers,
@@ -48,10 +52,10 @@ def run(context: Context) -> dict[str, Any]:
     return {score.key: score.value for score in scores if score in own or score.model == best}
 
 
-def held_out_scores(context: Context) -> list[Score]:
+def held_out_scores(recipe: "Diffusion", net: "nn.Module") -> list[Score]:
     """The error over all times, then in each part of the time axis."""
-    config: DiffusionConfig = context.config
-    errors_N, u_N = held_out_errors(config, context.inputs["prepare"], context.inputs["train"])
+    config = recipe.config
+    errors_N, u_N = held_out_errors(recipe, net)
     model = "EMA" if config.train.ema_decay else "last step"
     parts = config.evaluate.time_buckets
     found = {"held-out error": errors_N}
@@ -61,19 +65,14 @@ def held_out_scores(context: Context) -> list[Score]:
     return [_score(name, model, errors) for name, errors in found.items() if len(errors)]
 
 
-def held_out_errors(
-    config: DiffusionConfig, prepared: Path, trained: Path
-) -> tuple["np.ndarray", "np.ndarray"]:
+def held_out_errors(recipe: "Diffusion", net: "nn.Module") -> tuple["np.ndarray", "np.ndarray"]:
     """Each held-out picture's mean squared error a pixel, and its place on the time axis in [0, 1); fp64 (N,) both."""
     import torch
 
-    from recipes.diffusion.diffusion import Diffusion
-    from recipes.diffusion.sampler import CHUNK, load_net
+    from recipes.diffusion.sampler import CHUNK
 
-    net, _ = load_net(config, trained)
-    recipe = Diffusion(config, prepared)
     split = recipe.held_out()
-    count = min(config.evaluate.pictures or split.length, split.length)
+    count = min(recipe.config.evaluate.pictures or split.length, split.length)
     errors, times = [], []
     for start in range(0, count, CHUNK):
         # Always as many rows: a matrix product's rounding depends on them.

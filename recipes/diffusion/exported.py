@@ -1,12 +1,14 @@
 """The published directory: a diffusers pipeline with its own code, which loads without this repository."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.diffusion.config import DiffusionConfig
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from recipes.diffusion.pipeline import ClassConditionalPipeline
     from recipes.diffusion.sampler import Draw
 
 TAGS = {"library_name": "diffusers", "pipeline_tag": "unconditional-image-generation", "tags": ["diffusion"]}
@@ -20,14 +22,25 @@ images[0].save("picture.png")"""
 
 def write(config: DiffusionConfig, prepared: Path, trained: Path, out: Path) -> None:
     """model_index.json, unet/ or transformer/, scheduler/, and pipeline.py for classes, guidance and seeds."""
-    from recipes.diffusion import pipeline as code
     from recipes.diffusion.sampler import load_net, pipeline_of
     from recipes.diffusion.shapes import null_label
 
     net, shape = load_net(config, trained)
-    pipeline = pipeline_of(config, net, null_label(config.model.net, shape.classes), config.sampler)
+    write_pipeline(pipeline_of(config, net, null_label(config.model.net, shape.classes), config.sampler), out)
+
+
+def write_pipeline(pipeline: "ClassConditionalPipeline", out: Path) -> None:
+    """Its parts, and pipeline.py."""
     pipeline.save_pretrained(out)
-    shutil.copy(code.__file__, out / "pipeline.py")
+    write_code(pipeline, out / "pipeline.py")
+
+
+def write_code(pipeline: "DiffusionPipeline", file: Path) -> None:
+    """What the pipeline's class needs, as one file that imports nothing of ours."""
+    from recipes.common.bundle import bundled
+
+    modules = ["recipes.diffusion.denoising", type(pipeline).__module__]
+    file.write_text(bundled(modules, "Pictures from noise, as a diffusers pipeline."), "utf-8")
 
 
 def load(directory: Path) -> "Draw":

@@ -56,10 +56,10 @@ def _unet(unet: Unet, shape: Shape) -> "UNet2DModel":
         resnet_time_scale_shift="scale_shift",
         num_class_embeds=shape.classes + 1 if shape.classes else None,
     )
-    _zero(net.conv_out)
+    zero(net.conv_out)
     for name, module in net.named_modules():
         if name.endswith(".conv2"):
-            _zero(module)  # arXiv:2105.05233's residual blocks end in zeros
+            zero(module)  # arXiv:2105.05233's residual blocks end in zeros
     return net
 
 
@@ -80,13 +80,14 @@ def _dit(dit: Dit, shape: Shape) -> "DiTTransformer2DModel":
         # Its own dropout of classes draws for the batch; the recipe's is part of the sample. The table keeps its
         # last row, the class of none.
         block.norm1.emb.class_embedder.dropout_prob = 0.0
-        _zero(block.norm1.linear)  # adaLN-Zero, arXiv:2212.09748, section 3.2
-    _zero(net.proj_out_1)
-    _zero(net.proj_out_2)
+        zero(block.norm1.linear)  # adaLN-Zero, arXiv:2212.09748, section 3.2
+    zero(net.proj_out_1)
+    zero(net.proj_out_2)
     return net
 
 
-def _zero(module: nn.Module) -> None:
+def zero(module: nn.Module) -> None:
+    """Set every weight to 0."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()

@@ -1,24 +1,24 @@
-"""Pictures from noise with a class and guidance, as a diffusers pipeline: the file that an export takes with it.
+"""Pictures from noise with a class and guidance, as a diffusers pipeline, which an export takes with it.
 
 It imports diffusers and torch alone. Shapes: B pictures, C channels, H rows, W columns.
 """
+
+from functools import partial
 
 import torch
 from diffusers import (
     DiffusionPipeline,
     DiTTransformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
     ImagePipelineOutput,
     SchedulerMixin,
     UNet2DModel,
 )
-from diffusers.schedulers import DDPMScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from recipes.diffusion.denoising import Denoising
 
-class ClassConditionalPipeline(DiffusionPipeline):
+
+class ClassConditionalPipeline(Denoising, DiffusionPipeline):
     """Draws picture i from `torch.Generator().manual_seed(seeds[i])` and class_labels[i] alone.
 
     unet, transformer: one of the two; null_label: the label of "no class", None for a net without classes;
@@ -51,7 +51,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
     def __call__(
         self,
         seeds: list[int],
-        class_labels: list[int] | None = None,
+        class_labels: list[int | dict[int, float]] | None = None,
+        latents: Tensor | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         output_type: str = "pil",
@@ -59,6 +60,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple:
         """Pictures of `seeds`, with these labels, or of no class in particular.
 
+        class_labels: a label, or several with weights that add up to 1: their predictions are weighed (as in
+        arXiv:2206.01714); latents: the noise to begin with, (B, C, H, W), in place of that of the seeds;
         guidance_scale: 1 is the net's own prediction (arXiv:2207.12598: 1 + w); output_type: "pil", "np" in [0, 1]
         (B, H, W, C), or "pt" (B, C, H, W).
         """
@@ -68,69 +71,61 @@ class ClassConditionalPipeline(DiffusionPipeline):
         padding = -rows % size
         seeds = [*seeds, *[0] * padding]
         labels = self._labels(class_labels, rows, padding)
+        noise = None if latents is None else torch.cat([latents, latents[:1].expand(padding, -1, -1, -1)])
         chunks = []
         for start in self.progress_bar(range(0, len(seeds), size)):
-            label_B = None if labels is None else labels[start : start + size]
-            chunks.append(self._draw(seeds[start : start + size], label_B, steps, guidance))
-        x_BCHW = (torch.cat(chunks)[:rows] / 2 + 0.5).clamp(0, 1)
-        images = self._as(output_type, x_BCHW)
+            part = slice(start, start + size)
+            asked = [(label_B[part], weight_B[part]) for label_B, weight_B in labels]
+            said = partial(self._predict, asked=asked, guidance=guidance)
+            chunks.append(self._denoised(seeds[part], said, steps, None if noise is None else noise[part]))
+        images = self._as(output_type, torch.cat(chunks)[:rows])
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _labels(self, given: list[int] | None, rows: int, padding: int) -> Tensor | None:
-        """int64 (B,) on the net's device; None for a net without classes."""
+    def _labels(self, given: list | None, rows: int, padding: int) -> list[tuple[Tensor, Tensor]]:
+        """(labels int64 (B,), their weights fp32 (B,)) of every part of the mixtures; [] for a net without classes."""
         null = self.config.null_label
         if null is None:
-            return None
-        labels = [null] * rows if given is None else list(given)
-        if len(labels) != rows or not all(0 <= label <= null for label in labels):
+            return []
+        asked = [{null: 1.0}] * rows if given is None else [_weighed(label) for label in given]
+        net = self.net
+        last = net.config.num_embeds_ada_norm if self.unet is None else net.config.num_class_embeds - 1
+        if len(asked) != rows or not all(0 <= label <= last for mixture in asked for label in mixture):
             raise ValueError(
-                f"class_labels: expected {rows} of 0 to {null}, where {null} is no class: {labels[:8]}"
+                f"class_labels: expected {rows} of 0 to {last}, where {null} is no class: {given[:8]}"
             )
-        return torch.tensor([*labels, *[null] * padding], device=self._execution_device)
-
-    def _draw(self, seeds: list[int], label_B: Tensor | None, steps: int, guidance: float) -> Tensor:
-        """One chunk, (B, C, H, W) about [-1, 1]."""
-        net, scheduler = self.unet or self.transformer, self.scheduler
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        size = net.config.sample_size
-        shape = (len(seeds), net.config.in_channels, size, size)
-        device = self._execution_device
-        x_BCHW = randn_tensor(shape, generator=generators, device=device, dtype=torch.float32)
-        flow = isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler))
-        noisy_steps = {"generator": generators} if isinstance(scheduler, DDPMScheduler) else {}
-        scheduler.set_timesteps(steps, device=device)
-        if not flow:
-            x_BCHW = x_BCHW * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
-            seen_BCHW = x_BCHW if flow else scheduler.scale_model_input(x_BCHW, timestep)
-            said_BCHW = self._predict(net, seen_BCHW, timestep.expand(len(seeds)), label_B, guidance)
-            x_BCHW = scheduler.step(said_BCHW, timestep, x_BCHW, **noisy_steps).prev_sample
-        return x_BCHW
+        asked += [{null: 1.0}] * padding
+        parts = []
+        for part in range(max(map(len, asked))):
+            chosen = [(list(mixture.items()) + [(null, 0.0)] * (part + 1))[part] for mixture in asked]
+            labels, weights = zip(*chosen, strict=True)
+            device = self._execution_device
+            parts.append((torch.tensor(labels, device=device), torch.tensor(weights, device=device)))
+        return parts
 
     def _predict(
-        self,
-        net: torch.nn.Module,
-        x_BCHW: Tensor,
-        timestep_B: Tensor,
-        label_B: Tensor | None,
-        guidance: float,
+        self, x_BCHW: Tensor, timestep_B: Tensor, asked: list[tuple[Tensor, Tensor]], guidance: float
     ) -> Tensor:
         """The guided prediction, fp32: null + guidance (class - null) (arXiv:2207.12598, equation 6)."""
-        said_BCHW = self._forward(net, x_BCHW, timestep_B, label_B)
-        if guidance == 1 or label_B is None:
+        if not asked:
+            return self._forward(x_BCHW, timestep_B, None)
+        said_BCHW = self._forward(x_BCHW, timestep_B, asked[0][0])
+        if len(asked) > 1:
+            said_BCHW = said_BCHW * asked[0][1][:, None, None, None]
+            for label_B, weight_B in asked[1:]:
+                weight_B111 = weight_B[:, None, None, None]
+                said_BCHW = said_BCHW + weight_B111 * self._forward(x_BCHW, timestep_B, label_B)
+        if guidance == 1:
             return said_BCHW
-        null_B = torch.full_like(label_B, self.config.null_label)
-        null_BCHW = self._forward(net, x_BCHW, timestep_B, null_B)
+        null_B = torch.full_like(asked[0][0], self.config.null_label)
+        null_BCHW = self._forward(x_BCHW, timestep_B, null_B)
         return null_BCHW + guidance * (said_BCHW - null_BCHW)
 
-    def _forward(
-        self, net: torch.nn.Module, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor | None
-    ) -> Tensor:
+    def _forward(self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor | None) -> Tensor:
+        net = self.net
         said = net(x_BCHW.to(net.dtype), timestep_B, class_labels=label_B, return_dict=False)[0]
         return said.float()
 
-    def _as(self, output_type: str, x_BCHW: Tensor):
-        if output_type == "pt":
-            return x_BCHW
-        images = x_BCHW.cpu().permute(0, 2, 3, 1).float().numpy()
-        return self.numpy_to_pil(images) if output_type == "pil" else images
+
+def _weighed(label: int | dict[int, float]) -> dict[int, float]:
+    """A label alone is a mixture of one."""
+    return label if isinstance(label, dict) else {label: 1.0}

@@ -26,7 +26,11 @@ CHUNK = 50  # pictures of one forward, always
 def load_samplers(config: DiffusionConfig, prepared: Path, trained: Path) -> dict[str, Draw]:
     """The recipe's own sampler, then the others; all with the EMA's weights where there are some."""
     net, shape = load_net(config, trained)
-    null = null_label(config.model.net, shape.classes)
+    return samplers_of(config, net, null_label(config.model.net, shape.classes))
+
+
+def samplers_of(config: DiffusionConfig, net: "nn.Module", null: int | None) -> dict[str, Draw]:
+    """The same of a net that is loaded; null: the label of no class."""
     weights = "EMA" if config.train.ema_decay else "last step"
     return {
         f"{weights}, {title(sampler)}": drawing(pipeline_of(config, net, null, sampler))

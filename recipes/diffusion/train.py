@@ -19,8 +19,14 @@ CLASSES = 10  # that an estimate reckons with, before pictures are prepared
 
 def check(config: DiffusionConfig) -> None:
     """Raises UserError for sizes that do not fit each other, a launch file or a sampler that does not fit."""
+    check_parts(config, why_unlabelled(config.data))
+
+
+def check_parts(config: DiffusionConfig, unlabelled: str) -> None:
+    """As check; unlabelled: why there is nothing that guidance could lead towards, "" where there is something."""
     check_net(config.model.net, config.data.image_size)
     check_weighting(config)
+    check_times(config)
     for where, sampler in samplers_of(config):
         check_sampler(config.model, sampler, where)
         if sampler.guidance != 1 and not config.train.condition_dropout:
@@ -28,9 +34,10 @@ def check(config: DiffusionConfig) -> None:
                 f"{where}.guidance = {sampler.guidance:g} needs a net that also learnt without classes\n"
                 "way out: train.condition_dropout=0.1, or guidance 1"
             )
-        if sampler.guidance != 1 and (why := why_unlabelled(config.data)):
+        if sampler.guidance != 1 and unlabelled:
             raise UserError(
-                f"{where}.guidance = {sampler.guidance:g} leads towards a class, and {why}: pictures without labels\n"
+                f"{where}.guidance = {sampler.guidance:g} leads towards a class, and {unlabelled}: pictures without "
+                "labels\n"
                 "way out: guidance 1"
             )
     check_launch(config.run, config.train, ZERO_STAGES, config.train)
@@ -41,6 +48,14 @@ def check_weighting(config: DiffusionConfig) -> None:
         raise UserError(
             "train.min_snr_gamma weighs epsilon and v; a flow's velocity is weighed evenly over time\n"
             "way out: leave min_snr_gamma out, or model.prediction=v"
+        )
+
+
+def check_times(config: DiffusionConfig) -> None:
+    if config.model.prediction != "flow" and config.train.times != "even":
+        raise UserError(
+            f"train.times = {config.train.times} is a flow's; model.prediction = {config.model.prediction} is weighed "
+            "by train.min_snr_gamma\nway out: train.times=even, or model.prediction=flow"
         )
 
 
@@ -63,9 +78,15 @@ def estimate(config: DiffusionConfig) -> "Size":
 def run(context: Context) -> dict[str, Any]:
     """Write model.safetensors, with an EMA model_ema.safetensors, and nets.json, which says how to build the net."""
     from recipes.common.training import train
+
+    return train(recipe_of(context.config, context.inputs["prepare"]), context)
+
+
+def recipe_of(config: Any, prepared: Path) -> Any:
+    """The recipe on prepared pictures."""
     from recipes.diffusion.diffusion import Diffusion
 
-    return train(Diffusion(context.config, context.inputs["prepare"]), context)
+    return Diffusion(config, prepared)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,13 @@ def test_another_size_is_refused_or_scaled_and_cropped_at_the_centre(read):
     assert (pixels[:, 1:-1] == 255).all() and notes == {"scaled_and_cropped": 1}
 
 
+def test_another_size_is_laid_on_white_whole_where_it_is_to_be_padded(read):
+    wide = np.zeros((8, 32, 3), np.uint8)
+    pixels, notes = read(saved(Image.fromarray(wide)), on_size="pad")
+    assert (pixels[3:5] == 0).all() and (pixels[:3] == 255).all() and (pixels[5:] == 255).all()
+    assert notes == {"scaled_and_padded": 1}
+
+
 def test_ready_pixels_are_fitted_alike(settings, picture):
     notes = Counter()
     grey = picture(1, channels=1)

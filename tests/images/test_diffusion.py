@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from recipes.diffusion import stages, train
 from recipes.diffusion.config import DiffusionConfig
 from recipes.diffusion.diffusion import Diffusion
 from recipes.diffusion.nets import attend_plainly, build_net, predict
+from recipes.diffusion.objectives import logit_normal
 from recipes.diffusion.shapes import check_net, tokens
 from tests.helpers import ROOT
 
@@ -72,6 +71,18 @@ def fresh(recipe: Diffusion) -> torch.nn.Module:
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return net
+
+
+def test_times_lie_about_the_middle_in_training_alone(prepared):
+    """arXiv:2403.03206: logits of times are standard normal. Held-out errors are given by time, so theirs are even."""
+    recipe = Diffusion(config_of(*FLOW, "sampler.others=[]", "train.times=logit_normal"), prepared)
+    data, held_out = recipe.data(), recipe.held_out()
+    times = np.array([float(data.item(index)["u"]) for index in range(2000)])
+    logits = np.log(times / (1 - times))
+    assert abs(logits.mean()) < 0.02 and abs(logits.std() - 1) < 0.02
+    even = np.array([float(held_out.item(index)["u"]) for index in range(2000)])
+    np.testing.assert_allclose(np.histogram(even, bins=10, range=(0, 1))[0], 200, atol=3)
+    assert 0 < logit_normal(0.0) < 1e-2 and logit_normal(0.5) == 0.5
 
 
 @pytest.mark.parametrize("net, prediction", [*((UNET, prediction) for prediction in PREDICTIONS), (DIT, V)])
@@ -230,6 +241,7 @@ REFUSED = {
     (DIT, "model.net.patch_size=3"): "does not divide data.image_size = 8\nexpected one of: 1, 2, 4, 8",
     (DIT, "model.net.num_attention_heads=3"): "num_attention_heads = 3",
     (*FLOW, "train.min_snr_gamma=5", "sampler.others=[]"): "min_snr_gamma weighs epsilon and v",
+    (*V, "train.times=logit_normal"): "train.times = logit_normal is a flow's",
     ("sampler.name=ddim", "sampler.steps=30"): "sampler.steps = 30 does not divide 1000",
     FLOW: "sampler.others.0.name = ddim does not go with model.prediction = flow",
     ("sampler.guidance=2", "train.condition_dropout=0"): "sampler.guidance = 2 needs a net",
@@ -296,18 +308,13 @@ def test_a_net_in_bf16_is_fed_bf16_and_answers_in_fp32(prepared, dtype):
     torch.testing.assert_close(errors, exact, rtol=0.05, atol=0)  # measured at worst 0.015 in bf16
 
 
-def test_the_held_out_error_is_split_by_time_and_nothing_is_lost(prepared, tmp_path):
-    from safetensors.torch import save_file
-
+def test_the_held_out_error_is_split_by_time_and_nothing_is_lost(prepared):
     from recipes.diffusion.evaluate import held_out_errors, held_out_scores
 
     config = config_of(UNET, "evaluate.time_buckets=4", "train.ema_decay=0")
     recipe = Diffusion(config, prepared)
     net = fresh(recipe)
-    save_file(net.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "nets.json").write_text(json.dumps({"shape": asdict(recipe.shape)}))
-    context = SimpleNamespace(config=config, inputs={"prepare": prepared, "train": tmp_path})
-    whole, *parts = held_out_scores(context)
+    whole, *parts = held_out_scores(recipe, net)
     assert (whole.count, sum(part.count for part in parts), len(parts)) == (24, 24, 4)
     assert sum(part.value * part.count for part in parts) == pytest.approx(24 * whole.value)
     assert all(score.interval[0] <= score.value <= score.interval[1] for score in (whole, *parts))
@@ -315,7 +322,6 @@ def test_the_held_out_error_is_split_by_time_and_nothing_is_lost(prepared, tmp_p
     batch = recipe.collate([held_out.item(index) for index in range(24)])
     exact = recipe.errors(net, batch)[0].detach().double() / 64
     assert whole.value == pytest.approx(float(exact.mean()), rel=1e-6)
-    first, _ = held_out_errors(
-        config_of(UNET, "evaluate.pictures=5", "train.ema_decay=0"), prepared, tmp_path
-    )
+    few = Diffusion(config_of(UNET, "evaluate.pictures=5", "train.ema_decay=0"), prepared)
+    first, _ = held_out_errors(few, net)
     assert len(first) == 5 and first == pytest.approx(exact[:5].numpy(), rel=1e-5)

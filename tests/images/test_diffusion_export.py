@@ -131,11 +131,34 @@ def test_guidance_of_one_calls_the_net_once_and_more_goes_beyond_the_class(train
     pipeline(SEEDS, LABELS, guidance_scale=2.0, output_type="pt")
     assert calls == [CHUNK] * (4 + 8)
     x, timestep, label = torch.randn(2, 1, 8, 8), torch.tensor([500, 500]), torch.tensor([0, 1])
+    alone = [(label, torch.ones(2))]
     told, not_told, guided = (
-        pipeline._predict(net, x, timestep, label if scale else torch.tensor([3, 3]), scale or 1)
+        pipeline._predict(
+            x, timestep, alone if scale else [(torch.tensor([3, 3]), torch.ones(2))], scale or 1
+        )
         for scale in (1, 0, 2)
     )
     torch.testing.assert_close(guided, 2 * told - not_told)
+
+
+def test_labels_with_weights_weigh_what_the_net_says_of_each(trained):
+    case = CASES["unet, DPM-Solver++"]
+    net, shape = load_net(config_of(*case), trained(*case))
+    pipeline = pipeline_of(config_of(*case), net, 3, config_of(*case).sampler)
+    parts = pipeline._labels([{0: 0.25, 2: 0.75}, 1], 2, 1)
+    assert [(label.tolist(), weight.tolist()) for label, weight in parts] == [
+        ([0, 1, 3], [0.25, 1.0, 1.0]),
+        ([2, 3, 3], [0.75, 0.0, 0.0]),
+    ]
+    x, timestep = torch.randn(3, 1, 8, 8), torch.tensor([500, 500, 500])
+    said = [pipeline._forward(x, timestep, torch.full((3,), label)) for label in range(4)]
+    weighed = pipeline._predict(x, timestep, parts, 1)
+    torch.testing.assert_close(weighed[0], 0.25 * said[0][0] + 0.75 * said[2][0])
+    torch.testing.assert_close(weighed[1], said[1][1])
+    alone, mixed = (pipeline([5], [label], output_type="np").images for label in (2, {2: 1.0}))
+    assert np.array_equal(alone, mixed)
+    other = pipeline([5], [2], latents=pipeline.noise([6]), output_type="np").images
+    assert np.array_equal(other, pipeline([6], [2], output_type="np").images)
 
 
 def test_a_class_that_is_none_is_refused(trained):

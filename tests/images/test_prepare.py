@@ -41,12 +41,14 @@ def test_every_picture_is_in_its_split_with_its_own_pixels_and_label(run_prepare
         prepared = PreparedImages.open(directory, split)
         assert prepared.classes == ("a", "b") and metrics[split] == len(prepared.labels)
         assert prepared.images.shape == (metrics[split], 8, 8, 3) and prepared.images.dtype == np.uint8
-        for image, label in zip(prepared.images, prepared.labels, strict=True):
+        keys = json.loads((directory / f"{split}.keys.json").read_text())
+        for kept, image, label in zip(keys, prepared.images, prepared.labels, strict=True):
             number = int(image[0, 0, 0])
             assert np.array_equal(image, picture(number))
             assert prepared.classes[label] == ("a" if number < 60 else "b")
             key = f"{prepared.classes[label]}/{number:03}.png"
             assert is_held_out(key, 0.2) == (split == "held_out")
+            assert kept == key
             seen.append(number)
     assert sorted(seen) == list(range(100))
     assert set(os.listdir(directory)) == FILES
@@ -55,7 +57,7 @@ def test_every_picture_is_in_its_split_with_its_own_pixels_and_label(run_prepare
 FILES = {
     "classes.json",
     "ledger.json",
-    *(f"{split}.{kind}.npy" for split in SPLITS for kind in ("images", "labels")),
+    *(f"{split}.{kind}" for split in SPLITS for kind in ("images.npy", "labels.npy", "keys.json")),
 }
 
 

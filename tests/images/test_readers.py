@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.data.rows import BadRow
 from pipeline.run.errors import UserError
-from recipes.common.images import fashion_mnist
+from recipes.common.images import fashion_mnist, openclipart
 from recipes.common.images.digits import load
 from recipes.common.images.readers import open_source
 from recipes.common.rows import NO_LABEL
@@ -150,3 +150,20 @@ def test_a_fashion_label_out_of_range_is_wrong(fashion_files, settings, write_id
     write_idx(directory / "train-labels-idx1-ubyte.gz", np.where(np.arange(len(given)) == 3, 10, given))
     rows = open_source(settings(source="fashion_mnist", path=directory, image_size=28, channels=1)).rows
     assert [(row.row, row.wrong) for row in rows if row.wrong] == [(3, "label 10\nexpected: 0 to 9")]
+
+
+def test_openclipart_has_its_themes_alone_whatever_their_folders_hold(tmp_path, settings, picture, encode):
+    for place, theme in enumerate((*openclipart.CLASSES, "shapes", "unsorted")):
+        for name in ("a.png", "deep/b.png"):
+            file = tmp_path / theme / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode(picture(place)))
+    source = open_source(settings(source="openclipart", path=tmp_path))
+    assert source.classes == openclipart.CLASSES and "shapes" not in source.classes
+    assert len(source.rows) == 2 * len(source.classes) and source.other_files == 4
+    for row in source.rows:
+        assert row.key.startswith(f"{source.classes[row.label]}/")
+    (tmp_path / "food" / "a.png").unlink()
+    (tmp_path / "food" / "deep" / "b.png").unlink()
+    with pytest.raises(UserError, match="no picture in the class folder .*food"):
+        open_source(settings(source="openclipart", path=tmp_path))

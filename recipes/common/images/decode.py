@@ -133,9 +133,11 @@ def _resized(image: "Image", images: Images, notes: Counter[str]) -> "Image":
     if images.on_size == "error":
         raise BadRow(
             f"{image.width} x {image.height} pixels\n"
-            f"expected: {side} x {side}, or data.on_size=crop to scale and crop it"
+            f"expected: {side} x {side}, or data.on_size=crop to scale and crop it, or pad to lay it on white"
         )
+    # Filtered when it shrinks, so no aliasing.
+    if images.on_size == "pad":
+        notes["scaled_and_padded"] += 1
+        return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color="white")
     notes["scaled_and_cropped"] += 1
-    return ImageOps.fit(
-        image, (side, side), Image.Resampling.BICUBIC
-    )  # filtered when it shrinks, so no aliasing
+    return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)

@@ -4,6 +4,7 @@ Pictures lie in the order of a hash of their keys, not in the source's: any firs
 a folder sorted by class would give one class. Of a folder or a table, only the list of rows is held in memory.
 """
 
+import importlib
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipeline.run.errors import UserError, nearest
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
 from pipeline.run.terminal import bar
-from recipes.common.images.config import Images
+from recipes.common.images.config import Captioned, Images
 from recipes.common.order import rank
 
 if TYPE_CHECKING:
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from recipes.common.rows import Content, Row, Source
 
 TRAIN, HELD_OUT = SPLITS = ("train", "held_out")
-LICENCES = {"digits": "BSD-3-Clause", "stacked_digits": "BSD-3-Clause", "fashion_mnist": "MIT"}
+LICENCES = {
+    "digits": "BSD-3-Clause",
+    "stacked_digits": "BSD-3-Clause",
+    "fashion_mnist": "MIT",
+    "openclipart": "CC0-1.0",
+    "emoji": "CC-BY-4.0",
+    "scenes": "CC0-1.0",  # drawn here
+}
 LIBRARIES = {"PIL": "pillow", "sklearn": "scikit-learn"}
 FIRST_ROWS = 8  # decoded before anything runs, spread over the source
 CHUNK = 1024  # pictures in memory at a time while they are put in order
@@ -44,8 +52,13 @@ def check(config: Any) -> None:
             raise UserError(f"pictures need {name}\nway out: pip install 'headwater[image]'")
     if images.source in SIZES:
         _require_size(images)
-    if images.source == "fashion_mnist":
-        _check_fashion_mnist(images)
+    if images.source == "scenes" and (images.image_size < LEAST_SCENE or images.channels != 3):
+        raise UserError(
+            f"data.image_size = {images.image_size}, data.channels = {images.channels}: a scene has coloured shapes\n"
+            f"expected: {LEAST_SCENE} pixels or more, and 3 channels"
+        )
+    if images.source in PACKAGED:
+        _check_package(images)
     elif images.source in digits.CLASSES:
         _require_class(images, digits.CLASSES[images.source])
     elif images.source == "datasets":
@@ -55,7 +68,8 @@ def check(config: Any) -> None:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write SPLIT.images.npy (uint8 N, H, W, C), SPLIT.labels.npy (int64 N), classes.json and ledger.json.
+    """Write SPLIT.images.npy (uint8 N, H, W, C), SPLIT.labels.npy (int64 N), SPLIT.keys.json, classes.json and
+    ledger.json.
 
     Returns:
         `train` and `held_out` (pictures), `classes`, `skipped`, the `fingerprint` of what was read, the `licence`.
@@ -63,15 +77,14 @@ def run(context: Context) -> dict[str, Any]:
     Raises:
         UserError: a picture cannot be used and data.on_bad_row is error; a split is left without pictures.
     """
-    from recipes.common import debian
-    from recipes.common.images import fashion_mnist
     from recipes.common.images.readers import open_source
     from recipes.common.ledger import Record
 
     images: Images = context.config.data
-    package = fashion_mnist.PACKAGE
-    if images.source == "fashion_mnist" and debian.find(package, images.path) is None:
-        context.terminal.write(f"prepare: downloading {package.name}, {package.megabytes} MB\n")
+    if images.source in PACKAGED:
+        package = _packaged(images).PACKAGE
+        if _shop(package).find(package, images.path) is None:
+            context.terminal.write(f"prepare: downloading {package.name}, {package.megabytes} MB\n")
     source, record = open_source(images), Record()
     _require_class(images, source.classes)
     ledgers, counts = [], {}
@@ -83,7 +96,10 @@ def run(context: Context) -> dict[str, Any]:
         ledgers.append(ledger.as_json())
         counts[split] = Counter(row.label for row in kept)
     write_json(context.out / "classes.json", source.classes)
-    write_json(context.out / "ledger.json", _ledger(source, ledgers, counts, record))
+    classes = (
+        () if isinstance(images, Captioned) else source.classes
+    )  # as many captions as pictures are no table
+    write_json(context.out / "ledger.json", _ledger(source, classes, ledgers, counts, record))
     return {
         **{split: len(list(counts[split].elements())) for split in SPLITS},
         "classes": len(source.classes),
@@ -165,7 +181,7 @@ def pixels_of(row: "Row", content: "Content", images: Images, record: "Record") 
 
 
 def _arrange(spool: Path, shape: tuple[int, ...], kept: list["Row"], out: Path) -> None:
-    """OUT.images.npy and OUT.labels.npy in the order of rank, from pictures in the order of reading."""
+    """OUT.images.npy, OUT.labels.npy and OUT.keys.json in the order of rank, from pictures in the order of reading."""
     import numpy as np
 
     order = np.array(sorted(range(len(kept)), key=[rank(row) for row in kept].__getitem__))
@@ -175,23 +191,28 @@ def _arrange(spool: Path, shape: tuple[int, ...], kept: list["Row"], out: Path) 
         images[start : start + CHUNK] = read[order[start : start + CHUNK]]
     images.flush()
     np.save(f"{out}.labels.npy", np.array([kept[place].label for place in order], np.int64))
+    write_json(Path(f"{out}.keys.json"), [kept[place].key for place in order])
 
 
 def _ledger(
-    source: "Source", ledgers: list[dict[str, Any]], counts: dict[str, Counter[int]], record: "Record"
+    source: "Source",
+    classes: tuple[str, ...],
+    ledgers: list[dict[str, Any]],
+    counts: dict[str, Counter[int]],
+    record: "Record",
 ) -> dict[str, Any]:
     """Balances, pictures of each class, conversions, and what was skipped; only tables that have a row."""
-    classes = [
+    table = [
         {"name": name, **{split: counts[split][label] for split in SPLITS}}
-        for label, name in enumerate(source.classes)
+        for label, name in enumerate(classes)
     ]
     notes = record.notes + Counter(other_files=source.other_files)
-    found = {"pictures": ledgers, "classes": classes, "conversions": dict(notes), "skipped": record.skipped}
+    found = {"pictures": ledgers, "classes": table, "conversions": dict(notes), "skipped": record.skipped}
     return {name: table for name, table in found.items() if table}
 
 
 def _require_some(ledger: "PictureLedger", record: "Record", images: Images) -> None:
-    if not ledger.kept:
+    if not ledger.kept and (images.held_out or ledger.name == TRAIN):
         why = f"; the first that was skipped: {record.skipped[0]}" if record.skipped else ""
         raise UserError(
             f"{ledger.name} is empty: {ledger.pictures_in} pictures in, {ledger.skipped} skipped{why[:600]}\n"
@@ -227,6 +248,7 @@ def why_unlabelled(images: Images) -> str:
 
 
 SIZES = {"digits": (8,), "stacked_digits": (8,), "fashion_mnist": (28, 32)}  # that need no scaling
+LEAST_SCENE = 24  # pixels a side at which a circle is no square yet
 
 
 def _require_size(images: Images) -> None:
@@ -243,12 +265,26 @@ def _require_size(images: Images) -> None:
         )
 
 
-def _check_fashion_mnist(images: Images) -> None:
-    from recipes.common import debian
-    from recipes.common.images import fashion_mnist
+PACKAGED = (
+    "fashion_mnist",
+    "openclipart",
+    "emoji",
+)  # a module each, with a PACKAGE of Debian's or npm's, and CLASSES
 
-    debian.check_found(fashion_mnist.PACKAGE, images.path)
-    _require_class(images, fashion_mnist.CLASSES)
+
+def _packaged(images: Images) -> Any:
+    return importlib.import_module(f"recipes.common.images.{images.source}")
+
+
+def _shop(package: Any) -> Any:
+    """recipes.common.debian or recipes.common.npm: the module that knows how to get a package of its kind."""
+    return importlib.import_module(type(package).__module__)
+
+
+def _check_package(images: Images) -> None:
+    module = _packaged(images)
+    _shop(module.PACKAGE).check_found(module.PACKAGE, images.path)
+    _require_class(images, module.CLASSES)
 
 
 def _check_dataset(images: Images) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 
 from recipes.common import debian
 from recipes.common.folders import folder_source
-from recipes.common.images import fashion_mnist, tables
-from recipes.common.images.config import Images
+from recipes.common.images import captions, emoji, fashion_mnist, openclipart, tables
+from recipes.common.images.config import Captioned, Images
 from recipes.common.images.digits import digits, stacked_digits
+from recipes.common.images.scenes import scenes
 from recipes.common.rows import Row, Source, path_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -25,6 +26,9 @@ def open_source(images: Images) -> Source:
         "digits": digits,
         "stacked_digits": stacked_digits,
         "fashion_mnist": _fashion_mnist,
+        "openclipart": _openclipart,
+        "scenes": scenes,
+        "emoji": emoji.emoji,
         "folder": _folder,
         "parquet": tables.parquet,
         "datasets": tables.dataset,
@@ -58,8 +62,16 @@ def _fashion_row(directory: Path, split: str, number: int, label: int) -> Row:
     return Row(f"{split}:{number}", str(directory / file), number, label, split == "held_out", wrong)
 
 
+def _openclipart(images: Images) -> Source:
+    package = openclipart.PACKAGE
+    directory = debian.find(package, images.path) or debian.download(package)
+    return openclipart.openclipart(directory, images, SUFFIXES)
+
+
 def _folder(images: Images) -> Source:
-    """Classes are the sub-folders, unless data.label_column is null."""
+    """Classes are the sub-folders, unless data.label_column is null; of captioned pictures the captions."""
+    if isinstance(images, Captioned):
+        return captions.folder(path_of(images), images, SUFFIXES)
     return folder_source(
         path_of(images), SUFFIXES, "picture", images.label_column is not None, images.held_out
     )

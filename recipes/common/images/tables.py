@@ -93,7 +93,7 @@ def _source(
         rows = [Row(*place, NO_LABEL, is_held_out(place[0], images.held_out)) for place in places]
         return Source((), rows, read)
     known = _values(labels, names)
-    allowed = f"0 to {len(known) - 1}" if names is not None else "an integer that is not negative, or a text"
+    allowed = f"0 to {len(known) - 1}" if names is not None else ALLOWED[images.column_setting]
     rows = [_row(place, value, known, allowed, images) for place, value in zip(places, labels, strict=True)]
     return Source(tuple(map(str, known)) if names is None else tuple(names), rows, read)
 
@@ -102,14 +102,21 @@ def _values(labels: list[Any], names: list[str] | None) -> dict[Any, int]:
     """What a row may say -> its label: the place in `names`; without them, each value in use is a class, sorted."""
     if names is not None:
         return {label: label for label in range(len(names))}
-    used = {
-        label for label in labels if label not in (None, "") and not (isinstance(label, int) and label < 0)
-    }
+    used = {label for label in labels if not _is_none(label)}
     return {value: label for label, value in enumerate(sorted(used))}
 
 
+ALLOWED = {"label_column": "an integer that is not negative, or a text", "caption_column": "a text"}
+
+
+def _is_none(label: Any) -> bool:
+    """Whether a cell says nothing: it is empty, or blank, or a negative number."""
+    return label is None or (label.isspace() or not label if isinstance(label, str) else label < 0)
+
+
 def _row(place: Place, value: Any, known: dict[Any, int], allowed: str, images: Images) -> Row:
-    said = "no label" if value in (None, "") else f"label {value}"
+    what = images.column_setting.removesuffix("_column")
+    said = f"no {what}" if value is None or not str(value).strip() else f"{what} {value}"
     wrong = "" if value in known else f"{said} in column {images.label_column!r}\nexpected: {allowed}"
     return Row(*place, known.get(value, NO_LABEL), is_held_out(place[0], images.held_out), wrong)
 
@@ -141,7 +148,7 @@ def _open(path: Path, images: Images) -> "ParquetFile":
 
 def _require(column: str, columns: Sequence[str], images: Images, file: str) -> None:
     if column not in columns:
-        setting = "image_column" if column == images.image_column else "label_column"
+        setting = "image_column" if column == images.image_column else images.column_setting
         unlabelled = ", or null for pictures without labels" if setting == "label_column" else ""
         raise UserError(
             f"{file} has no column {column!r}\n{nearest(column, columns)[:300]}\n"
@@ -150,14 +157,18 @@ def _require(column: str, columns: Sequence[str], images: Images, file: str) -> 
 
 
 def _require_kind(field: "pyarrow.Field", images: Images, file: str) -> None:
-    """Classes are integers or text: a float may be a measurement, and NaN is no class."""
+    """Classes are integers or text: a float may be a measurement, and NaN is no class. Captions are text."""
     from pyarrow import types
 
     kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+    numbers = types.is_integer(kind) and images.column_setting == "label_column"
+    if not (numbers or types.is_string(kind) or types.is_large_string(kind)):
+        unlabelled = (
+            ", or null for pictures without labels" if images.column_setting == "label_column" else ""
+        )
         raise UserError(
-            f"{file}: column {field.name!r} holds {kind}\nexpected: classes as integers or text\n"
-            "way out: data.label_column=NAME, or null for pictures without labels"
+            f"{file}: column {field.name!r} holds {kind}\nexpected: {images.labels_are}\n"
+            f"way out: data.{images.column_setting}=NAME{unlabelled}"
         )
 
 
