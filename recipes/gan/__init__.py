@@ -1,5 +1,7 @@
 """The GAN family: which stages a recipe has, what decides each one's output, and what it is made from."""
 
+from pathlib import Path
+
 from pipeline.run.stage import Stage
 from recipes.common.stages import image_stages, of
 from recipes.gan.config import GanConfig, RingConfig, schema_of
@@ -33,3 +35,10 @@ def ring_stages(config: RingConfig) -> tuple[Stage, ...]:
         Stage("sample", "recipes.gan.ring_sample", of(config, "sample"), ("train",)),
         Stage("report", "pipeline.report", {}, ("train", "evaluate", "sample"), view=True),
     )
+
+
+def explained(config: GanConfig, text: str, out: Path) -> str:
+    """What `headwater explain` does and says; text: a class, or "" for the first."""
+    from recipes.gan.explain import write_explained
+
+    return write_explained(config, text, out)

@@ -63,7 +63,8 @@ def digit_classifier(
     from pipeline.train.loop import evaluate
     from recipes.common.images.dataset import to_unit
     from recipes.common.images.shape import Shape
-    from recipes.common.scores.classifier import ImageClassifier, trained_here
+    from recipes.common.scores.classifier import ImageClassifier
+    from recipes.common.training import trained_here
 
     singles = [single_digits(split) for split in (train, held_out)]
     recipe = ImageClassifier(settings.classifier, Shape.of(singles[0]), *singles)

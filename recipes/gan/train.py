@@ -1,5 +1,6 @@
 """Stage `train`: both nets, and the fp32 shadow of the generator that is scored, sampled and exported."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.run.launch import check_launch
@@ -57,9 +58,15 @@ def run(context: Context) -> dict[str, Any]:
     Pictures: nets.json beside them, all that builds the nets again.
     """
     from recipes.common.training import train
+
+    return train(recipe_of(context.config, context.inputs.get("prepare")), context)
+
+
+def recipe_of(config: Any, prepared: Path | None) -> Any:
+    """The recipe on prepared pictures."""
     from recipes.gan.gan import Gan
 
-    return train(Gan(context.config, context.inputs.get("prepare")), context)
+    return Gan(config, prepared)
 
 
 if __name__ == "__main__":

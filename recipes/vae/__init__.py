@@ -1,5 +1,6 @@
 """The VAE family: which stages a recipe has; anomaly detection and compression where their sections are given."""
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.run.stage import Stage
@@ -22,3 +23,10 @@ def stages(config: VaeConfig) -> tuple[Stage, ...]:
 
 def _use(name: str, module: str, identity: dict[str, Any]) -> Stage:
     return Stage(name, module, identity, ("prepare", "train"))
+
+
+def explained(config: VaeConfig, text: str, out: Path) -> str:
+    """What `headwater explain` does and says; text: a class, or "" for the first."""
+    from recipes.vae.explain import write_explained
+
+    return write_explained(config, text, out)

@@ -41,9 +41,15 @@ def estimate(config: VaeConfig) -> "Size":
 def run(context: Context) -> dict[str, Any]:
     """Write vae.safetensors, nets.json and, with an EMA, vae_ema.safetensors."""
     from recipes.common.training import train
+
+    return train(recipe_of(context.config, context.inputs["prepare"]), context)
+
+
+def recipe_of(config: Any, prepared: Path) -> Any:
+    """The recipe on prepared pictures."""
     from recipes.vae.vae import Vae
 
-    return train(Vae(context.config, context.inputs["prepare"]), context)
+    return Vae(config, prepared)
 
 
 if __name__ == "__main__":
