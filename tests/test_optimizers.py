@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.run.config import Optimizer
 from pipeline.run.errors import UserError
+from pipeline.run.machine import Precision
 from pipeline.run.memory import moment_bytes
 from pipeline.run.plan import check_optimizer
 from pipeline.run.stage import open_recipe
@@ -206,6 +207,19 @@ def test_each_layer_below_learns_more_slowly_and_the_embedding_slowest():
     assert found["model.layers.1.mlp.up_proj.weight"] == pytest.approx(0.5)
     assert found["model.layers.0.mlp.up_proj.weight"] == pytest.approx(0.25)
     assert found["model.embed_tokens.weight"] == pytest.approx(0.125)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # DeepSpeed's own, while it is imported
+@pytest.mark.parametrize("bf16", [False, True])
+def test_muon_iterates_in_what_this_machine_multiplies(bf16, monkeypatch):
+    """Catches emulated bf16 on a CPU without it, where the iteration took three quarters of a step."""
+    from deepspeed.runtime.zero.muon import original_muon
+
+    monkeypatch.setattr(original_muon, "ns_compute_dtype", lambda ns_method="gram": torch.bfloat16)
+    monkeypatch.setattr("pipeline.train.engine.interface.precision", lambda: Precision(bf16, ""))
+    optimizer_of(groups_of(tiny_model("llama", 8), optim="muon", max_grad_norm=0), "muon")
+    expected = torch.bfloat16 if bf16 else torch.float32
+    assert original_muon.ns_compute_dtype("standard") == expected
 
 
 def test_muons_matrices_take_factors_too():

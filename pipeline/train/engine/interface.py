@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.run.machine import precision
 from pipeline.train.engine import eight_bit
 from pipeline.train.engine.lion import Lion
 
@@ -89,8 +90,13 @@ def optimizer_of(groups: list[dict], kind: str) -> torch.optim.Optimizer:
         from pipeline.train.engine.schedule_free import ScheduleFreeAdamW
 
         return ScheduleFreeAdamW(groups)
+    from deepspeed.runtime.zero.muon import original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
+    if not precision().bf16:
+        # It takes every CPU for one that multiplies bf16: where that is emulated, the iteration took three quarters of
+        # a step. fp32 is also what it falls back to by itself.
+        original_muon.ns_compute_dtype = lambda ns_method="gram": torch.float32
     for group in groups:
         for parameter in group["params"]:
             # Where ZeRO looks; without it a matrix silently gets plain SGD.
