@@ -1,4 +1,4 @@
-"""The `headwater` command: run, plan, status, verify, one verb a stage, export, merge, chat, score, translate."""
+"""The `headwater` command: run, plan, status, verify, one verb a stage, export, merge, and the verbs of families."""
 
 import argparse
 import json
@@ -81,6 +81,52 @@ def _verbs_of_models(verbs: Any) -> None:
     )
     translate.add_argument("run", type=Path, help="the run's output directory")
     translate.add_argument("file", type=Path, nargs="?", help="sources, a line each; none: standard input")
+    for name, text in (
+        ("continue", "a piece of music and what may follow"),
+        ("infill", "a piece with bars made anew"),
+    ):
+        verb = verbs.add_parser(name, allow_abbrev=False, help=f"{text}, by a run of recipes/music")
+        verb.add_argument("run", type=Path, help="the run's output directory")
+        verb.add_argument("file", type=Path, help="a MIDI or MusicXML file")
+        verb.add_argument("out", type=Path, help="the MIDI file to write")
+        if name == "infill":
+            verb.add_argument("--bars", required=True, metavar="A-B", help="counted from 1")
+        verb.add_argument("--seed", type=int, default=0, help="another seed, another piece")
+    _design_verbs(verbs)
+    explain = verbs.add_parser(
+        "explain", allow_abbrev=False, help="what a run's language model makes of one text, as a page"
+    )
+    explain.add_argument("run", type=Path, help="the run's output directory")
+    explain.add_argument("text", help="the text; its last token is the one that is traced back")
+    explain.add_argument("out", type=Path, help="the HTML file to write")
+    describe = verbs.add_parser(
+        "describe", allow_abbrev=False, help="captions of pictures, by a run of recipes/captioning"
+    )
+    describe.add_argument("run", type=Path, help="the run's output directory")
+    describe.add_argument("pictures", type=Path, nargs="+", help="files such as PNG and JPEG")
+
+
+def _design_verbs(verbs: Any) -> None:
+    draw = verbs.add_parser("draw", allow_abbrev=False, help="pictures of a request, or of a caption")
+    vary = verbs.add_parser("vary", allow_abbrev=False, help="pictures near a chosen one")
+    blend = verbs.add_parser("blend", allow_abbrev=False, help="pictures on the way from one to another")
+    design = "its number on the page, or FOLDER:NUMBER"
+    for verb, names in ((draw, {"request": "what is asked for"}), (vary, {"design": design})):
+        verb.add_argument("run", type=Path, help="the run's output directory")
+        for name, text in names.items():
+            verb.add_argument(name, help=text)
+        verb.add_argument("out", type=Path, help="the folder to write")
+        verb.add_argument("--count", type=int, default=12, help="pictures; default: 12")
+        verb.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
+    draw.add_argument(
+        "--negative", help="what to lead away from, in words; of a run of recipes/text_to_image"
+    )
+    vary.add_argument("--strength", type=float, default=0.4, help="how far to go, 0 to 1; default: 0.4")
+    blend.add_argument("run", type=Path, help="the run's output directory")
+    blend.add_argument("first", help=design)
+    blend.add_argument("second", help="the same")
+    blend.add_argument("out", type=Path, help="the folder to write")
+    blend.add_argument("--count", type=int, default=8, help="pictures, both ends among them; default: 8")
 
 
 def _merge_verb(verbs: Any) -> None:
@@ -270,14 +316,14 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     else:
         code, stopped = run_process(command, log, launch_environment())
     if code:
-        return _explain(stage.name, logs, code, stopped)
+        return _say_why(stage.name, logs, code, stopped)
     made = read(directory_of(config, stage.name))
     assert made is not None, f"{stage.name} ended well and published nothing"
     print(f"{stage.name}: done in {made.made['seconds']:.0f} s", flush=True)
     return 0
 
 
-def _explain(name: str, logs: Path, code: int, stopped: bool) -> int:
+def _say_why(name: str, logs: Path, code: int, stopped: bool) -> int:
     """Print a stage's own error, and return its exit code rather than its launcher's."""
     error = logs / f"{name}.error"
     if error.is_file():
@@ -404,25 +450,88 @@ def _data(given: argparse.Namespace) -> int:
     return 0
 
 
-def _translate(given: argparse.Namespace) -> int:
-    from pipeline.run.stage import family_of, open_recipe, translates
+def _family_use(run: Path, name: str, does: str) -> tuple[Any, Any]:
+    """(config, function) of the family that a run is of.
 
-    settings = given.run / "config.yaml"
+    Raises:
+        UserError: there is no run, or its family does no such thing.
+    """
+    from pipeline.run.stage import open_recipe, use_of
+
+    settings = run / "config.yaml"
     if not settings.is_file():
-        raise UserError(
-            f"no run at {given.run}: config.yaml is not there\nexpected: a run's output directory"
-        )
-    config, _ = open_recipe(settings, [f"run.output_dir={given.run}"])
-    if not translates(config):
-        raise UserError(f"{given.run} is a run of {config.recipe}, which translates nothing")
+        raise UserError(f"no run at {run}: config.yaml is not there\nexpected: a run's output directory")
+    config, _ = open_recipe(settings, [f"run.output_dir={run}"])
+    use = use_of(config, name)
+    if use is None:
+        raise UserError(f"{run} is a run of {config.recipe}, which {does} nothing")
+    return config, use
+
+
+def _translate(given: argparse.Namespace) -> int:
+    config, translations = _family_use(given.run, "translations", "translates")
     try:
         lines = nullcontext(sys.stdin) if given.file is None else closing(open(given.file, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {given.file}: {os.strerror(error.errno or 0)}") from None
     with lines as opened:
-        for translation in family_of(settings).translations(config, opened):
+        for translation in translations(config, opened):
             print(translation, flush=True)
     return 0
+
+
+def _continue(given: argparse.Namespace) -> int:
+    config, continued = _family_use(given.run, "continued", "continues")
+    print(continued(config, given.file, given.out, given.seed))
+    return 0
+
+
+def _infill(given: argparse.Namespace) -> int:
+    config, infilled = _family_use(given.run, "infilled", "fills in")
+    print(infilled(config, given.file, given.out, given.seed, given.bars))
+    return 0
+
+
+def _draw(given: argparse.Namespace) -> int:
+    config, drawn = _family_use(given.run, "drawn", "draws by request")
+    print(drawn(config, given.request, given.out, _some(given.count), given.seed, given.negative))
+    return 0
+
+
+def _explain(given: argparse.Namespace) -> int:
+    config, explained = _family_use(given.run, "explained", "explains")
+    print(explained(config, given.text, given.out))
+    return 0
+
+
+def _describe(given: argparse.Namespace) -> int:
+    config, described = _family_use(given.run, "described", "describes pictures")
+    for picture, caption in zip(given.pictures, described(config, given.pictures), strict=True):
+        print(f"{picture}: {caption}")
+    return 0
+
+
+def _vary(given: argparse.Namespace) -> int:
+    config, varied = _family_use(given.run, "varied", "varies")
+    print(varied(config, given.design, given.out, _some(given.count), given.strength, given.seed))
+    return 0
+
+
+def _blend(given: argparse.Namespace) -> int:
+    config, blended = _family_use(given.run, "blended", "blends")
+    print(blended(config, given.first, given.second, given.out, _some(given.count)))
+    return 0
+
+
+def _some(count: int) -> int:
+    """The count, if it is one.
+
+    Raises:
+        UserError: it is not 1 or more.
+    """
+    if count < 1:
+        raise UserError(f"--count {count}\nexpected: 1 or more")
+    return count
 
 
 def _score(given: argparse.Namespace) -> int:
@@ -435,6 +544,13 @@ def _score(given: argparse.Namespace) -> int:
 VERBS = {
     "score": _score,
     "translate": _translate,
+    "continue": _continue,
+    "infill": _infill,
+    "draw": _draw,
+    "describe": _describe,
+    "explain": _explain,
+    "vary": _vary,
+    "blend": _blend,
     "run": _run,
     "data": _data,
     "init": _init,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lm.brought import vocabulary_of
-from pipeline.lm.config import LanguageModelConfig
+from pipeline.lm.config import LanguageModelConfig, Pretrain
 from pipeline.run.launch import check_launch, read_launch
 from pipeline.run.stage import Context, directory_of
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from pipeline.run.memory import Size
 
@@ -59,6 +61,26 @@ def _fresh_config(
 
 def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/`: fp32 weights (the EMA's where there is one), config and tokenizer."""
+    from pipeline.lm.model import load_tokenizer
+
+    config = context.config
+    origin = context.inputs["tokenizer"] if config.tokenizer else context.inputs["base"] / "model"
+    tokenizer = load_tokenizer(origin)
+    return learn(context, config.pretrain, origin, _settings(context, tokenizer), _model)
+
+
+def learn(
+    context: Context,
+    training: Pretrain,
+    origin: Path,
+    settings: PretrainedConfig,
+    build: Callable[[Context, PretrainedConfig], PreTrainedModel],
+) -> dict[str, Any]:
+    """Train on the shards of the stage tokenize, then write `model/`.
+
+    Args:
+        origin: the directory of the tokenizer. build: the model as training finds it.
+    """
     from pipeline.data.shards import Shard, tokenizer_digest
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
     from pipeline.lm.rows import rows_of, said_of
@@ -67,25 +89,21 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 
-    config, training = context.config, context.config.pretrain
+    config, digest = context.config, tokenizer_digest(origin)
     runtime = start_runtime(config.run.threads, training.sequence_parallel_size)
-    origin = context.inputs["tokenizer"] if config.tokenizer else context.inputs["base"] / "model"
-    digest = tokenizer_digest(origin)
     shards = tuple(
         Shard.open(context.inputs["tokenize"], f"documents.{split}", digest)
         for split in ("train", "held_out")
     )
-    tokenizer = load_tokenizer(origin)
-    settings = _settings(context, tokenizer)
     train, held = rows_of(training, settings, shards)
     if runtime.is_main and (said := said_of(train, settings)):
-        context.terminal.write(f"pretrain: {said}\n")
+        context.terminal.write(f"{context.stage.name}: {said}\n")
     training = training.over(train.length)
     recipe = recipe_of(
         training,
         config.model.attention,
         origin,
-        build=lambda: _model(context, tokenizer),
+        build=lambda: build(context, settings),
         train=train,
         held=held,
         sequence_length=train.mean_length,
@@ -97,9 +115,10 @@ def run(context: Context) -> dict[str, Any]:
     metrics = held_out_means(trainer, 0, trainer.updates)
     weights = trainer.weights("model", ema=bool(training.ema_decay))
     if runtime.is_main:
-        model = _model(context, tokenizer)
+        model = build(context, settings)
         load_weights(model, {name.removeprefix("model."): tensor for name, tensor in weights.items()})
-        save_model(model, tokenizer, context.out / "model", origin if config.model.pretrained else None)
+        brought = origin if config.model.pretrained else None
+        save_model(model, load_tokenizer(origin), context.out / "model", brought)
         metrics |= {"parameters": sum(p.numel() for p in model.parameters())}
     stop_runtime()
     done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
@@ -115,22 +134,35 @@ def _settings(context: Context, tokenizer: Any) -> PretrainedConfig:
     return _fresh_config(context.config, entries, special_ids(tokenizer))
 
 
-def _model(context: Context, tokenizer: Any) -> Any:
-    from pipeline.lm.attention import chosen_for
-    from pipeline.lm.model import build_model, check_trainable, load_model
+def _model(context: Context, settings: PretrainedConfig) -> PreTrainedModel:
+    from pipeline.lm.model import load_model
     from pipeline.lm.tuning.freezing import freeze
 
-    config, training, settings = context.config, context.config.pretrain, _settings(context, tokenizer)
-    check_trainable(settings, config.model.attention, training)
-    attention = chosen_for(training, config.model.attention, settings)
-    pretrained = config.model.pretrained
-    model = (
-        load_model(context.inputs["base"] / "model", attention=attention)
-        if pretrained
-        else build_model(settings, attention)
-    )
+    config, training = context.config, context.config.pretrain
+    if not config.model.pretrained:
+        return fresh(training, config.model.attention, settings)
+    attention = _attention(training, config.model.attention, settings)
+    model = load_model(context.inputs["base"] / "model", attention=attention)
     freeze(model, training.freeze)
     return model
+
+
+def fresh(training: Pretrain, attention: str, settings: PretrainedConfig) -> PreTrainedModel:
+    """A model of random weights."""
+    from pipeline.lm.model import build_model
+    from pipeline.lm.tuning.freezing import freeze
+
+    model = build_model(settings, _attention(training, attention, settings))
+    freeze(model, training.freeze)
+    return model
+
+
+def _attention(training: Pretrain, asked: str, settings: PretrainedConfig) -> str:
+    from pipeline.lm.attention import chosen_for
+    from pipeline.lm.model import check_trainable
+
+    check_trainable(settings, asked, training)
+    return chosen_for(training, asked, settings)
 
 
 if __name__ == "__main__":

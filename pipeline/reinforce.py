@@ -31,6 +31,12 @@ def check(config: LanguageModelConfig) -> None:
     check_launch(config.run, config.reinforce, ZERO_STAGES, config.reinforce)
     check_tuning(config, config.reinforce)
     Reward(config.reinforce.reward)
+    if config.run.save_steps % config.reinforce.num_iterations:
+        raise UserError(
+            f"run.save_steps is {config.run.save_steps}, no multiple of reinforce.num_iterations: "
+            "a checkpoint between two updates on the same answers could not be resumed\n"
+            f"way out: run.save_steps a multiple of {config.reinforce.num_iterations}"
+        )
 
 
 def estimate(config: LanguageModelConfig) -> Size | None:
@@ -53,7 +59,7 @@ def run(context: Context) -> dict[str, Any]:
     runtime = start_runtime(config.run.threads)
     base = model_before(context.inputs)
     train, held = rows(context, base, "train", training.seed), rows(context, base, "held_out", None)
-    training = training.over(train.length)
+    training = training.over(train.length * training.num_iterations)
     recipe = RewardedModel(
         training=training,
         build=lambda: built(context, base, training, "sdpa"),

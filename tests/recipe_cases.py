@@ -20,20 +20,35 @@ from pipeline.lm.tuning.quantised import quantise
 from pipeline.run.config import Training
 from pipeline.run.stage import Context, Stage, open_recipe
 from pipeline.train.recipe import Recipe
+from recipes.captioning.captioner import Captioner
 from recipes.common.images import prepare
 from recipes.common.images.config import Classifier, Images
 from recipes.common.images.dataset import PreparedImages
 from recipes.common.images.shape import Shape
 from recipes.common.scores.classifier import ImageClassifier
+from recipes.design import attributes
+from recipes.design.config import Attributes, Page
+from recipes.design.design import Design
 from recipes.diffusion.diffusion import Diffusion
 from recipes.gan.gan import Gan
 from recipes.pixelcnn.pixelcnn import PixelCnn
 from recipes.seq2seq.config import Pretrain as SpanPretrain
 from recipes.seq2seq.seq2seq import Seq2Seq
+from recipes.text_to_image.captions import Captions
+from recipes.text_to_image.dual import DualEncoder
+from recipes.text_to_image.text_to_image import TextToImage
+from recipes.text_to_image_lora import embed
+from recipes.text_to_image_lora.adapters import Adapters
 from recipes.vae.vae import Vae
 from recipes.wavenet.wavenet import WaveNetRecipe
+from tests.captioning.cases import SMALL as TO_CAPTION
+from tests.captioning.cases import config_of as captioning
+from tests.captioning.cases import write_inputs
 from tests.helpers import ROOT
 from tests.seq2seq.cases import CONFIGS, settings_of, write_ids
+from tests.text_to_image.bases import KINDS, write_base
+from tests.text_to_image.cases import SMALL as SCENES
+from tests.text_to_image.cases import scenes_of, write_captions
 from tests.tiny_language_model import VOCABULARY, random_documents, shard_of, tiny_model
 from tests.tiny_preferences import (
     preference_model,
@@ -81,6 +96,20 @@ def prepare_all(shared: Path) -> None:
     out.mkdir(parents=True)
     stage = Stage("prepare", "recipes.common.images.prepare", {})
     prepare.run(Context(SimpleNamespace(data=data), stage, {}, out, out, out, io.StringIO()))
+    (shared / "attributes").mkdir()
+    asked = SimpleNamespace(attributes=Attributes(measured=("tone", "size")), sample=Page())
+    inputs, made = {"prepare": out}, shared / "attributes"
+    attributes.run(Context(asked, stage, inputs, made, made, made, io.StringIO()))
+    write_captions(shared / "scenes", scenes_of())
+    write_inputs(shared / "scenes", captioning())
+    write_base(KINDS[0], shared / "base")
+    config = _taught(shared, 1, STEPS)
+    stage, inputs = (
+        Stage("embed", "recipes.text_to_image_lora.embed", {}),
+        {"prepare": shared / "scenes/prepare"},
+    )
+    (shared / "embed").mkdir()
+    embed.run(Context(config, stage, inputs, *[shared / "embed"] * 3, io.StringIO()))
     (shared / "clips").mkdir()
     for split in ("train", "held_out"):
         write_clips(shared / "clips", split)
@@ -109,6 +138,44 @@ def _wavenet(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     return WaveNetRecipe(
         _config("wavenet/drums.yaml", _loop(micro, max_steps), *model, mel), shared / "clips"
     )
+
+
+def _design(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    data = ("data.source=digits", "data.image_size=8", "attributes.measured=[tone, size]")
+    net = ("model.net.channels=[32, 64]", "attributes.dropout=0.2", NO_WARMUP)
+    config = _config("design/fashion_mnist.yaml", _loop(micro, max_steps), *data, *net)
+    return Design(config, shared / "digits", shared / "attributes")
+
+
+def _text_to_image(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    adam = ("train.optim=adamw", "train.learning_rate=0.01")
+    config = _config("text_to_image/scenes.yaml", _loop(micro, max_steps), *SCENES, *adam)
+    return TextToImage(config, shared / "scenes/prepare", shared / "scenes/captions")
+
+
+def _dual(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    config = _config("text_to_image/scenes.yaml", {}, *SCENES)
+    loop = _loop(micro, max_steps) | {"learning_rate": 1e-2, "warmup_steps": 0}
+    training = config.retrieval.model_copy(update=loop)
+    prepared = shared / "scenes/prepare"
+    train, held_out = (PreparedImages.open(prepared, split) for split in ("train", "held_out"))
+    return DualEncoder(training, Shape.of(train), Captions.open(shared / "scenes/captions"), train, held_out)
+
+
+def _captioner(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    adam = ("train.optim=adamw", "train.learning_rate=0.01")
+    config = _config("captioning/scenes.yaml", _loop(micro, max_steps), *TO_CAPTION, *adam)
+    return Captioner(config, shared / "scenes/prepare", shared / "scenes/processor")
+
+
+def _taught(shared: Path, micro: int, max_steps: int) -> Any:
+    places = (f"model.pretrained={shared / 'base'}", "train.r=4", "train.gradient_checkpointing=false")
+    places += ("train.learning_rate=0.02",)
+    return _config("text_to_image_lora/sdxl_gpu.yaml", _loop(micro, max_steps), *places, "data.image_size=24")
+
+
+def _adapters(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    return Adapters(_taught(shared, micro, max_steps), shared / "scenes/prepare", shared / "embed")
 
 
 def seq2seq(architecture: str, *overrides: str, sentinels: tuple[int, ...] = ()) -> Callable[..., Recipe]:
@@ -170,9 +237,9 @@ def _ranked(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     return reward_model(Shard.open(shared / "sigmoid", "preferences"), _loop(micro, max_steps))
 
 
-def _rewarded(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+def _rewarded(shared: Path, micro: int, max_steps: int = STEPS, **settings: Any) -> Recipe:
     shard = Shard.open(shared / "prompts", "documents")
-    return rewarded_model(shard, _loop(micro, max_steps))
+    return rewarded_model(shard, _loop(micro, max_steps) | settings)
 
 
 def _classifier(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
@@ -212,6 +279,7 @@ CASES: dict[str, Case] = {
     "KTO": Case(partial(_preferences, loss_type="kto"), (60, 0.3), ALL_STAGES),
     "reward model": Case(_ranked, (60, 0.05), ALL_STAGES),
     "GRPO": Case(_rewarded, (60, 0.5)),
+    "DAPO": Case(partial(_rewarded, loss_type="dapo", num_iterations=2), (60, 0.5)),
     "classifier": Case(_classifier, (60, 0.1), ALL_STAGES),
     "ring GAN": Case(_ring, (300, 0.1)),
     "VAE": _of_digits(Vae, (150, 0.6), "vae/digits.yaml", NO_WARMUP),
@@ -227,5 +295,10 @@ CASES: dict[str, Case] = {
     "span corruption": Case(seq2seq("t5", sentinels=(27, 28, 29)), (150, 0.5), ALL_STAGES),
     "U-Net": _of_digits(Diffusion, (150, 0.01), "diffusion/digits.yaml", NO_WARMUP),
     "DiT": _of_digits(Diffusion, (150, 0.1), "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),
+    "design": Case(_design, (150, 0.01), ALL_STAGES),
+    "text to image": Case(_text_to_image, (150, 0.2), ALL_STAGES),
+    "captioning": Case(_captioner, (150, 0.2), ALL_STAGES),
+    "image LoRA": Case(_adapters, (150, 0.98), ALL_STAGES),
+    "retrieval": Case(_dual, (150, 0.2), ALL_STAGES),
     "GAN": _of_digits(Gan, (600, 0.3), "gan/digits.yaml", "train.augment=[]"),
 }

@@ -3,8 +3,10 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pipeline.lm.config import LanguageModelConfig, Lora
 from pipeline.lm.machine import fitted
@@ -16,9 +18,11 @@ from pipeline.run.memory import Memory, memory
 from recipes.gan import train
 from tests.benchmarks.workload import LENGTH, VOCABULARY, small_llama, training
 from tests.helpers import ROOT, finished, gan_config
+from tests.memory import lora_of
 
 ONE = Launch(Path("one.yaml"), 1, None, {})
 FEW, MANY = 2, 6  # rows whose peaks are compared: what does not grow with them falls out
+NATIVE = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # bf16
 MEASURED = [("sdpa", "bf16"), ("eager", "bf16"), ("sdpa", "fp32"), ("flash", "bf16")]
 
 
@@ -34,19 +38,37 @@ def needed(
 
 @pytest.fixture(scope="module")
 def peaks() -> dict[str, int]:
-    """`rows,attention,precision` -> the peak of a process that trains so."""
-    cases = [f"{rows},{attention},{precision}" for attention, precision in MEASURED for rows in (FEW, MANY)]
+    """`rows,attention,precision[,base]` -> the peak of a process that trains so."""
+    asked = [(attention, precision) for attention, precision in MEASURED if precision == "fp32" or NATIVE]
+    cases = [f"{rows},{attention},{precision}" for attention, precision in asked for rows in (FEW, MANY)]
+    cases += [f"{FEW},sdpa,fp32,{base}" for base in ("plain", "nf4", "int8")]
     exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     done = finished([sys.executable, "-m", "tests.memory", *cases], 240, **exact)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("attention", "precision"), MEASURED)
+def measurable(attention: str, precision: str) -> Any:
+    """A case; of bf16 where the CPU has instructions for it."""
+    # Elsewhere torch's library multiplies by way of copies of its own: 14 % more on an Ice Lake (torch 2.13).
+    skipped = pytest.mark.skipif(precision == "bf16" and not NATIVE, reason="this CPU has no bf16")
+    return pytest.param(attention, precision, marks=skipped, id=f"{attention}-{precision}")
+
+
+@pytest.mark.parametrize(("attention", "precision"), [measurable(*case) for case in MEASURED])
 def test_activations_grow_with_rows_as_measured(peaks, attention, precision):
     grown = peaks[f"{MANY},{attention},{precision}"] - peaks[f"{FEW},{attention},{precision}"]
     few, many = (needed(rows, attention, bf16=precision == "bf16").activations for rows in (FEW, MANY))
     assert grown == pytest.approx(many - few, rel=0.01)  # measured at worst 0.08 %
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("base", ["nf4", "int8"])
+def test_adapters_on_a_base_in_codes_need_what_is_planned(peaks, base):
+    planned = {name: needed(FEW, lora=lora_of(name), bf16=False).total for name in ("plain", base)}
+    interpreter = peaks[f"{FEW},sdpa,fp32,plain"] - planned["plain"]
+    # Measured 0.7 % off and 0.5 %; a base planned as it was before is 12 % off.
+    assert peaks[f"{FEW},sdpa,fp32,{base}"] - interpreter == pytest.approx(planned[base], rel=0.02)
 
 
 @pytest.mark.parametrize("bf16", [True, False])

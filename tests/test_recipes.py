@@ -39,7 +39,7 @@ def seen(shared):
     def report(launcher: str):
         file, processes = (None, None) if launcher == "one" else (launcher, 2)
         arguments = [str(shared), launcher]
-        return launch(file, "tests.recipe_worker", *arguments, num_processes=processes, seconds=400)
+        return launch(file, "tests.recipe_worker", *arguments, num_processes=processes, seconds=580)
 
     return report
 
@@ -110,8 +110,7 @@ def misfit(trainer: Trainer, batch: dict) -> float:
             return float(torch.cdist(fake.flatten(1), real.flatten(1)).min(dim=1).values.mean())
         (turn,) = recipe.turns
         if isinstance(recipe, RewardedModel):
-            rewards = recipe.loss(turn, nets, batch, Clock(0, 0)).parts["reward"]
-            return 1 - float(rewards) / recipe.count(turn, batch)
+            return 1 - float(recipe.act(nets, batch, Clock(0, 0))["rewards"].mean())
         return float(recipe.loss(turn, nets, batch, Clock(0, 0)).total) / recipe.count(turn, batch)
 
 

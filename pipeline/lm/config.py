@@ -328,10 +328,12 @@ class Reinforce(Tuning):
     )
     max_completion_length: int = what(128, "tokens of an answer at most", ge=1)
     temperature: float = what(1.0, "softmax temperature of the answers", gt=0)
-    loss_type: Literal["grpo", "dr_grpo"] = what(
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = what(
         "grpo",
-        "an answer's tokens over their number, or over max_completion_length (no favour to long answers)",
+        "an answer's tokens over their number, over max_completion_length (no favour to long answers), or over the "
+        "tokens of all answers of the step (every token alike)",
     )
+    num_iterations: int = what(1, "updates on one set of answers, before new ones are sampled", ge=1)
     scale_rewards: Literal["group", "none"] = what(
         "group", "rewards over their group's standard deviation, or as they are"
     )
@@ -365,6 +367,14 @@ class Evaluate(Section):
         None, "other texts, whose held-out share is scored as well: whether a model forgets what it knew"
     )
     functions: int = what(64, "sampled functions parsed with ast.parse (Python corpora); 0: none", ge=0)
+    programs: int = what(
+        0,
+        "held-out functions of packages or the standard library, completed and run on their docstrings' examples; "
+        "0: none",
+        ge=0,
+    )
+    lines: int = what(0, "corpus.fim: held-out lines filled in from what stands around them; 0: none", ge=0)
+    program_samples: int = what(10, "bodies sampled to each of them", ge=1)
     conversations: int = what(
         256, "held-out conversations scored before and after fine-tuning; 0: none", ge=0
     )

@@ -151,6 +151,11 @@ class Loop(Section):
     )
     seed: int = what(0, "seed of weights, order, dropout and noise", ge=0)
 
+    @property
+    def length(self) -> str:
+        """How long it trains, in words."""
+        return f"{self.max_steps:,} steps"
+
 
 class Training(Loop, Optimizer):
     """A training stage with one net: the loop and that net's optimizer."""

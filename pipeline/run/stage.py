@@ -96,9 +96,14 @@ def headline_of(config: Any) -> tuple[str, ...]:
     return importlib.import_module(f"recipes.{config.recipe}").HEADLINE
 
 
-def translates(config: Any) -> bool:
-    """Whether `headwater translate` has something to say of the config's family."""
-    return hasattr(importlib.import_module(f"recipes.{config.recipe}"), "translations")
+def use_of(config: Any, name: str) -> Callable[..., Any] | None:
+    """What the config's family does for a verb such as `headwater translate`; None: nothing."""
+    return getattr(importlib.import_module(f"recipes.{config.recipe}"), name, None)
+
+
+def uses_of(config: Any) -> tuple[str, ...]:
+    """A line for each verb that the config's family does something for, with {run} for the run's directory."""
+    return getattr(importlib.import_module(f"recipes.{config.recipe}"), "USES", ())
 
 
 def directory_of(config: Any, stage: str) -> Path:

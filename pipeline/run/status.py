@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.run import artifact, results
 from pipeline.run.artifact import Artifact
 from pipeline.run.results import Score, decimals_of, prompt_of
-from pipeline.run.stage import Stage, decisions, directory_of, headline_of, translates
+from pipeline.run.stage import Stage, decisions, directory_of, headline_of, uses_of
 from pipeline.run.units import duration, flat, quantity
 
 WIDTH = 100  # columns of everything printed
@@ -211,8 +211,6 @@ def _ways_on(config: Any, artifacts: list[Artifact]) -> list[str]:
         lines.append(f"Publish it: headwater export {directory} --push USER/NAME")
     if getattr(config, "reward_model", None):
         lines.append(f"Judge answers by it: headwater score {directory} --data FILE")
-    elif results.model_directory(artifacts):
+    elif hasattr(config, "talks") and results.model_directory(artifacts):
         lines.append(f"Talk to it: headwater chat {directory}")
-    if translates(config):
-        lines.append(f"Translate by it: headwater translate {directory} FILE")
-    return lines
+    return [*lines, *(use.format(run=directory) for use in uses_of(config))]

@@ -17,8 +17,10 @@ from pipeline.run.plan import Batches
 from pipeline.train.ema import Ema
 from pipeline.train.engine import STATE, Average, Engine, NonFinite, Runtime, build_engine
 from pipeline.train.feed import ahead, collated, micro_batches, on
-from pipeline.train.recipe import Batch, Clock, Recipe, Split, Sum, derived_seed
+from pipeline.train.recipe import Acting, Batch, Clock, Recipe, Split, Sum, derived_seed
 from pipeline.train.schedule import learning_rate_factor
+
+SMALLEST = 1e-9  # a count is a number of terms, or a sum of their weights
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,18 @@ class Trainer:
                 buffer.copy_(read(f"{turn}/buffer/{name}").to(buffer.dtype))
 
     @contextmanager
-    def resting(self, shadows: bool = False) -> Iterator[dict[str, nn.Module]]:
-        """Within, the nets do not learn: evaluation mode, no gradients; `shadows`: with the EMA's weights."""
+    def resting(self, shadows: bool = False, averages: bool = True) -> Iterator[dict[str, nn.Module]]:
+        """Within, the nets do not learn: evaluation mode, no gradients.
+
+        shadows: with the EMA's weights. averages: schedule-free, with the average that training finds.
+        """
         nets = self.nets()
         modes = {name: net.training for name, net in nets.items()}
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(next(iter(self.engines.values())).precision())
-            for turn, others in (self.averages | (self.emas if shadows else {})).items():
+            others_of = (self.averages if averages else {}) | (self.emas if shadows else {})
+            for turn, others in others_of.items():
                 stack.enter_context(self._swapped(turn, others))
             for net in nets.values():
                 net.eval()
@@ -148,26 +154,43 @@ def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterato
     """
     recipe, runtime, training = trainer.recipe, trainer.runtime, trainer.training
     data, size, updates = recipe.data(), training.train_batch_size, range(start, training.max_steps)
+    rounds = recipe.round_steps if isinstance(recipe, Acting) else 1
 
     def prepare(step: int) -> list[tuple[int, Batch]]:
-        return micro_batches(recipe, data, trainer.batches, runtime, step, size)
+        return micro_batches(recipe, data, trainer.batches, runtime, step // rounds, size)
 
+    acted: list[tuple[int, Batch]] = []
     with closing(ahead(prepare, updates, runtime.device)) as feed:
         for step in updates:
             asked = time.perf_counter()
             fed = next(feed)
             waited = time.perf_counter() - asked
+            if isinstance(recipe, Acting):
+                fed = acted = acted if step % rounds else _acted(trainer, recipe, fed, step)
+            asked_to_stop = stop_asked() and (step + 1) % rounds == 0
             sums, norms, rates, stop = {}, {}, {}, False
             for turn in recipe.turns:
                 factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
                 with runtime.repeatable(training.deterministic):
-                    parts, stop = _turn(trainer, turn, fed, step, stop_asked())
+                    parts, stop = _turn(trainer, turn, fed, step, asked_to_stop)
                     norms[turn] = trainer.engines[turn].update(factor)
                 rates[turn] = recipe.optimizers[turn].learning_rate * factor
                 sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
                 if turn in trainer.emas:
                     trainer.emas[turn].update()
             yield StepInfo(step + 1, (step + 1) * size, sums, norms, rates, stop, waited)
+
+
+def _acted(
+    trainer: Trainer, recipe: Acting, fed: list[tuple[int, Batch]], step: int
+) -> list[tuple[int, Batch]]:
+    """The step's micro-batches as its weights make them."""
+    runtime, size, micro = trainer.runtime, trainer.training.train_batch_size, trainer.batches.micro
+    with runtime.repeatable(trainer.training.deterministic), trainer.resting(averages=False) as nets:
+        return [
+            (number, recipe.act(nets, on(runtime.device, batch), Clock(step, step * size + number * micro)))
+            for number, batch in fed
+        ]
 
 
 def _turn(
@@ -193,16 +216,19 @@ def _turn(
         engine.opens(last)
         with engine.precision():
             loss = recipe.loss(turn, nets, batch, clock)
-        for part, value in {"loss": loss.total.detach(), **loss.parts}.items():
+        counts = {f"{part}/count": number for part, number in loss.counts.items()}
+        for part, value in {"loss": loss.total.detach(), **loss.parts, **counts}.items():
             totals[part] = totals.get(part, 0) + value.float()
         if last:
             sums = runtime.begin_sum(torch.stack([*totals.values(), flag]))
-        engine.backward(loss.total * (runtime.world_size / count()), last)
+        # A step of which nothing counts, of answers that were all cut off, teaches nothing: 0, not 0 / 0.
+        engine.backward(loss.total * (runtime.world_size / count().clamp(min=SMALLEST)), last)
     *values, stops = sums().tolist()  # the only wait for the device before the update
     if not all(map(math.isfinite, values)):
         raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
-    whole = float(count())
-    return {part: Sum(value, whole) for part, value in zip(totals, values, strict=True)}, bool(stops)
+    whole, figures = float(count().clamp(min=SMALLEST)), dict(zip(totals, values, strict=True))
+    parts = [part for part in figures if not part.endswith("/count")]
+    return {part: Sum(figures[part], figures.get(f"{part}/count", whole)) for part in parts}, bool(stops)
 
 
 def _seed(seed: int, device: torch.device) -> None:

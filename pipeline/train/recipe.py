@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ class Loss(NamedTuple):
     total: 0-d tensor, the sum that is differentiated; the loop divides it by the recipe's `count` of the
         whole optimizer step, over all processes.
     parts: detached 0-d sums for the log, over the same terms.
+    counts: of the parts that are over other terms, how many these are.
     """
 
     total: Tensor
     parts: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
 
 
 class Sum(NamedTuple):
@@ -96,6 +98,20 @@ class Recipe(Protocol):
 
         A figure named `alarm_NAME` is 1 where something is wrong: it is said on the terminal and in the report.
         """
+
+
+@runtime_checkable
+class Acting(Protocol):
+    """What a recipe has beside the contract if it learns from what its nets do: answers that they sample.
+
+    round_steps: updates on what one call made, all on the same samples. Only whole rounds are saved, and a request to
+    stop waits for the end of one: what the weights did before is kept nowhere.
+    """
+
+    round_steps: int
+
+    def act(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Batch:
+        """What is learnt from in place of `batch`, on any device, made by the weights at the beginning of a round."""
 
 
 def stacked(items: list[dict[str, np.ndarray]]) -> Batch:

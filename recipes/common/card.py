@@ -43,7 +43,7 @@ def render(context: Context, about: About) -> str:
     sections = (
         front(hub_licence(config.export.licence) | about.tags),
         f"# {Path(config.run.output_dir).resolve().name}",
-        f"A {config.recipe} model of {about.kind}, trained for {config.train.max_steps:,} steps on "
+        f"A {config.recipe} model of {about.kind}, trained for {config.train.length} on "
         f"`{public(config.data.path or config.data.source)}`.",
         about.shown,
         "## Use\n\n" + about.use,

@@ -10,6 +10,7 @@ from pipeline.publish.licences import check_licence
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
 from recipes.common.afresh import run_afresh
+from recipes.common.images.config import Captioned
 from recipes.common.stages import family_module
 
 if TYPE_CHECKING:
@@ -35,16 +36,22 @@ def run(context: Context) -> dict[str, Any]:
     from recipes.common.sample import columns_of, requests
 
     config, inputs, out = context.config, context.inputs, context.out
-    prepared = PreparedImages.open(inputs["prepare"], "held_out")
+    prepared = PreparedImages.open(inputs["prepare"], "train")
     seeds, labels = requests(prepared, 0, config.export.pictures)
+    exported = family_module(config, "exported")
+    if hasattr(exported, "labels"):  # a family whose labels say more than a class
+        labels = exported.labels(inputs["prepare"], inputs["train"], len(seeds))
     samplers = family_module(config, "sampler").load_samplers(config, inputs["prepare"], inputs["train"])
     live = next(iter(samplers.values()))(seeds, labels)
-    family_module(config, "exported").write(config, inputs["prepare"], inputs["train"], out)
+    exported.write(config, inputs["prepare"], inputs["train"], out)
     request = {"seeds": seeds, "labels": labels, "sampler": next(iter(samplers))}
     write_json(out / "pictures.json", request)
     measured = compare(drawn_afresh(config.recipe, out), live)
-    save_sheet(live, out / "pictures.png", columns_of(len(prepared.classes)))
-    (out / "README.md").write_text(card.render(context, _about(config, measured, prepared.classes)), "utf-8")
+    classes = (
+        () if isinstance(config.data, Captioned) else prepared.classes
+    )  # thousands of captions are no list
+    save_sheet(live, out / "pictures.png", columns_of(len(classes)))
+    (out / "README.md").write_text(card.render(context, _about(config, measured, classes)), "utf-8")
     return measured
 
 

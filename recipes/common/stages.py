@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.run.config import Section, identity
-from pipeline.run.outside import files_below
+from pipeline.run.outside import Files, files_below
 from pipeline.run.stage import Stage
-from recipes.common.images.config import Images
+from recipes.common.images.config import Captioned, Pictures
 
 
 def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
@@ -46,7 +46,7 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
     return (*found, Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
 
 
-def _pictures(images: Images) -> dict[str, Path]:
+def _pictures(images: Pictures) -> dict[str, Path]:
     """The files at the path of pictures that are the user's own; the named data sets are pinned by their packages."""
     from recipes.common.images.readers import SUFFIXES
 
@@ -54,7 +54,14 @@ def _pictures(images: Images) -> dict[str, Path]:
     found = files_below(path) if path and path.exists() else {}
     if images.source != "folder":
         return found
-    return {name: file for name, file in found.items() if file.suffix.lower() in SUFFIXES}
+    told = (".txt", ".csv", ".jsonl") if isinstance(images, Captioned) else ()
+    return {name: file for name, file in found.items() if file.suffix.lower() in (*SUFFIXES, *told)}
+
+
+def brought(pretrained: str | None) -> Files:
+    """The files of a directory that a recipe names as pretrained; none for a name on the Hub."""
+    directory = Path(pretrained).expanduser() if pretrained else None
+    return files_below(directory) if directory and directory.is_dir() else {}
 
 
 def of(config: Any, *names: str) -> dict[str, Any]:

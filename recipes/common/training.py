@@ -1,5 +1,6 @@
 """Stage `train` of every sibling family: fit its recipe, leave the weights of its nets and what builds them again."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,19 +21,42 @@ class Described(Recipe, Protocol):
         """What nets.json holds; nothing where settings alone build the nets."""
 
 
-def train(recipe: Described, context: Context) -> dict[str, Any]:
-    """Write nets.json and the weights that `save_weights` does."""
+def train(
+    recipe: Described, context: Context, also: Callable[[Path], None] = lambda out: None
+) -> dict[str, Any]:
+    """Write what `save_nets` does. also: writes what else belongs into the directory; process 0 calls it."""
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit
 
     runtime = start_runtime(context.config.run.threads)
     trainer = fit(recipe, context, runtime)
-    save_weights(trainer, context.out)
-    if runtime.is_main and (described := recipe.described()):
-        write_json(context.out / NETS, described)
+    save_nets(trainer, recipe, context.out)
+    if runtime.is_main:
+        also(context.out)
     stop_runtime()
     steps = trainer.updates
     return {"steps": steps, recipe.unit: steps * recipe.training.train_batch_size}
+
+
+def trained_here(recipe: Recipe) -> "Trainer":
+    """Train `recipe` in this process alone, on the GPU where there is one, through the same steps as any net."""
+    import torch
+
+    from pipeline.train.engine import Runtime
+    from pipeline.train.loop import Trainer, steps
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(recipe, Runtime(rank=0, world_size=1, device=device, zero_stage=None))
+    for _ in steps(trainer):
+        pass
+    return trainer
+
+
+def save_nets(trainer: "Trainer", recipe: Described, out: Path) -> None:
+    """Write nets.json, where there is something to say, and the weights that `save_weights` does."""
+    save_weights(trainer, out)
+    if trainer.runtime.is_main and (described := recipe.described()):
+        write_json(out / NETS, described)
 
 
 def save_weights(trainer: "Trainer", out: Path) -> None:

@@ -18,12 +18,21 @@ HEADLINE = (
     "preference accuracy",
     "chosen answer loss",
     "verdict AUC",
+    "functions that pass",
+    "lines filled in",
     "bits per byte",
     "tool calls right",
     "conversation loss",
     "parsed functions",
     "multiple choice acc_norm",
 )
+
+
+def explained(config: LanguageModelConfig, text: str, out: Path) -> str:
+    """What `headwater explain` does and says."""
+    from recipes.llm.explain import write_explained
+
+    return write_explained(config, text, out)
 
 
 def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:

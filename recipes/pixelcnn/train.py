@@ -31,9 +31,15 @@ def estimate(config: PixelCnnConfig) -> "Size":
 def run(context: Context) -> dict[str, Any]:
     """Write pixelcnn.safetensors, nets.json and, with an EMA, pixelcnn_ema.safetensors."""
     from recipes.common.training import train
+
+    return train(recipe_of(context.config, context.inputs["prepare"]), context)
+
+
+def recipe_of(config: Any, prepared: Path) -> Any:
+    """The recipe on prepared pictures."""
     from recipes.pixelcnn.pixelcnn import PixelCnn
 
-    return train(PixelCnn(context.config, context.inputs["prepare"]), context)
+    return PixelCnn(config, prepared)
 
 
 if __name__ == "__main__":

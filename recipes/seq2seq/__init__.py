@@ -13,6 +13,7 @@ from recipes.seq2seq.pairs import files_of
 
 CONFIG = Seq2SeqConfig
 HEADLINE = ("BLEU", "chrF", "repeated targets")
+USES = ("Translate by it: headwater translate {run} FILE",)
 
 
 def stages(config: Seq2SeqConfig) -> tuple[Stage, ...]:

@@ -25,8 +25,8 @@ def run(context: Context) -> dict[str, Any]:
     """
     from recipes.common.audio.dataset import PreparedAudio
     from recipes.common.audio.pictures import save_sheet_of_sounds
+    from recipes.common.audio.wav import write_wav
     from recipes.common.sample import slug
-    from recipes.wavenet.generate import write_wav
     from recipes.wavenet.nets import best_net
 
     config, rate = context.config, context.config.data.sample_rate

@@ -11,8 +11,9 @@ from pipeline.lm.config import Reinforce
 from pipeline.lm.tuning.reinforcement import TokenLogps, advantages, policy_terms
 from pipeline.lm.tuning.rewards import Reward
 from pipeline.run.errors import UserError
+from pipeline.train.loop import Trainer, steps
 from pipeline.train.recipe import Clock
-from tests.tiny_language_model import random_documents, shard_of
+from tests.tiny_language_model import ALONE, random_documents, shard_of
 from tests.tiny_preferences import rewarded_model
 
 LOOP = {"max_steps": 4, "train_batch_size": 4, "per_device_train_batch_size": 4}
@@ -50,6 +51,7 @@ def trl_loss(settings: Reinforce, now, sampled, reference, advantage, answered) 
     }.items():
         setattr(trainer, name, value)
     trainer.args.delta, trainer.args.use_bias_correction_kl = None, False
+    trainer.args.steps_per_generation = 1
     trainer.accelerator.gather.side_effect = lambda value: value
     ids = torch.zeros(now.shape, dtype=torch.long)
     given = {
@@ -58,22 +60,24 @@ def trl_loss(settings: Reinforce, now, sampled, reference, advantage, answered) 
         "completion_ids": ids,
         "completion_mask": answered,
         "advantages": advantage,
+        "num_items_in_batch": answered.sum(),
         "old_per_token_logps": sampled,
         "ref_per_token_logps": reference,
     }
+    trainer.accelerator.num_processes = 1
     return GRPOTrainer._compute_loss(trainer, None, given)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 @pytest.mark.parametrize("epsilon_high", [None, 0.4])
-@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
 def test_the_loss_and_its_gradient_are_trls(loss_type, epsilon_high, beta):
     settings = Reinforce(
         **SETTINGS, max_steps=1, train_batch_size=1, loss_type=loss_type, beta=beta, epsilon_high=epsilon_high
     )
     now, sampled, reference, advantage, answered = some_answers()
     terms = policy_terms(settings, now, sampled, advantage, answered, reference if beta else None)
-    ours = terms.losses_N.mean()
+    ours = terms.losses_N.sum() / (answered.sum() if loss_type == "dapo" else len(answered))
     theirs = trl_loss(settings, now, sampled, reference, advantage, answered)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
     gradients = [torch.autograd.grad(loss, now, retain_graph=True)[0] for loss in (ours, theirs)]
@@ -111,7 +115,7 @@ def test_answers_that_do_not_end_teach_nothing_where_asked(prompts):
     recipe = rewarded_model(prompts, LOOP, mask_truncated_completions=True)
     nets = recipe.nets()
     batch = recipe.collate([recipe.data().item(index) for index in range(4)])
-    loss = recipe.loss("model", nets, batch, Clock(0, 0))
+    loss = recipe.loss("model", nets, recipe.act(nets, batch, Clock(0, 0)), Clock(0, 0))
     ended = loss.parts["stopped"]
     loss.total.backward()
     grown = sum(float(p.grad.abs().sum()) for p in nets["model"].parameters() if p.grad is not None)
@@ -129,12 +133,43 @@ def test_probabilities_are_those_of_the_temperature_that_answers_are_sampled_at(
 def test_a_reference_is_compared_with_and_does_not_learn(prompts):
     recipe = rewarded_model(prompts, LOOP, beta=0.1)
     nets = recipe.nets()
-    batch = recipe.collate([recipe.data().item(index) for index in range(4)])
+    prompts = recipe.collate([recipe.data().item(index) for index in range(4)])
+    batch = recipe.act(nets, prompts, Clock(0, 0))
     assert float(recipe.loss("model", nets, batch, Clock(0, 0)).parts["kl"]) == pytest.approx(0, abs=1e-4)
     with torch.no_grad():
         for parameter in nets["model"].parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     assert float(recipe.loss("model", nets, batch, Clock(0, 0)).parts["kl"]) > 0.1
+
+
+def test_a_round_learns_from_the_answers_of_its_beginning_and_stops_at_its_end(prompts):
+    recipe = rewarded_model(prompts, LOOP | {"max_steps": 6}, num_iterations=3)
+    asked, seen, act = [], [], recipe.act
+    recipe.act = lambda *given: asked.append(1) or act(*given)
+    trainer = Trainer(recipe, ALONE)
+    for info in steps(trainer, stop_asked=lambda: True):
+        seen.append((info.stop, len(asked), info.sums["model/reward"], info.sums["model/clipped"].total))
+    assert [stop for stop, *_ in seen] == [False, False, True] * 2
+    assert [sampled for _, sampled, *_ in seen] == [1, 1, 1, 2, 2, 2]
+    assert len({reward for *_, reward, _ in seen}) == 2  # the same answers in a round, others in the next
+    clipped = [share for *_, share in seen]
+    assert clipped[0] == clipped[3] == 0 and sum(clipped) > 0  # the ratio is 1 only in a round's first update
+
+
+def test_a_step_whose_answers_were_all_cut_off_teaches_nothing(prompts):
+    recipe = rewarded_model(prompts, LOOP, loss_type="dapo", mask_truncated_completions=True)
+    act = recipe.act
+
+    def cut(*given):
+        made = act(*given)
+        return made | {"answered": torch.zeros_like(made["answered"])}
+
+    recipe.act = cut
+    trainer = Trainer(recipe, ALONE)
+    before = {name: weight.clone() for name, weight in trainer.weights("model").items()}
+    info = next(steps(trainer))
+    assert info.gradient_norms["model"] == 0 and info.sums["model/loss"].mean == 0
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.weights("model").items())
 
 
 ROW = {"key": "k", "text": "", "messages": [{"role": "user", "content": "2 + 3?"}], "columns": {"answer": 5}}

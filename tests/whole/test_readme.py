@@ -124,6 +124,44 @@ def test_a_command_that_does_not_exist_would_be_noticed(command, capsys):
     assert fault(command)
 
 
+# The case of tests/test_recipes.py that holds what a family trains to the contract; music, molecules and augmentation
+# train the language model.
+GUARANTEED = {
+    "llm": "language model",
+    "music": "language model",
+    "molecules": "language model",
+    "augmentation": "language model",
+    "diffusion": "U-Net",
+    "design": "design",
+    "text_to_image": "text to image",
+    "text_to_image_lora": "image LoRA",
+    "captioning": "captioning",
+    "gan": "GAN",
+    "vae": "VAE",
+    "pixelcnn": "PixelCNN",
+    "wavenet": "WaveNet",
+    "seq2seq": "T5",
+}
+FAMILIES = sorted(path.name for path in (ROOT / "recipes").iterdir() if (path / "__init__.py").is_file())
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "common"])
+def test_a_family_has_its_place_its_commands_its_headers_and_its_guarantees(family):
+    """A folder of recipes that nobody is told of, whose YAML says neither machine nor result, or that no test holds."""
+    from tests.recipe_cases import CASES
+
+    assert re.search(rf"^  {family}/  +\S", README, re.M), "not in the map of the tree"
+    assert f"recipes/{family}/" in README.partition("## The tree")[0], "no recipe of it is named"
+    files = sorted((ROOT / "recipes" / family).glob("*.yaml"))
+    assert files
+    for file in files:
+        header = file.read_text().partition("\nrecipe:")[0].lower()
+        for told in ("headwater run recipes/", "hardware", "wall time", "expect"):
+            assert told in header, f"{file.name} says nothing of: {told}"
+    assert GUARANTEED[family] in CASES
+    assert any((ROOT / "tests").rglob(f"*{family}*")) or family in ("llm", "vae"), "no tests of its own"
+
+
 # The same lines run: on the miniature where they read a run, as a dry run or a no-op where they would train.
 
 CHEAP = {"run": ["--dry-run"], "plan": [], "status": [], "verify": [], "chat": ["--max-new-tokens", "4"]}
@@ -160,7 +198,7 @@ def on_the_miniature(words: list[str], output: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", PICTURES)
 def test_a_use_of_an_image_model_is_a_stage(command, tmp_path):
-    words = [*command.split()[1:], "data.source=digits", "data.image_size=8", "--dry-run"]
+    words = [*shlex.split(command)[1:], "data.source=digits", "data.image_size=8", "--dry-run"]
     done = run(["pipeline", *words, f"run.output_dir={tmp_path}"])
     section = next(word.partition(".")[0] for word in words[2:] if "=" in word)
     stage = "train" if section == "run" else section
@@ -216,5 +254,6 @@ def test_the_map_names_what_is_there():
             assert (ROOT / folder / name).is_file(), f"{folder}{name}"
     named = {line.split()[0] for line in tree if not line.startswith(" ")}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    folders = {f"{path.split('/')[0]}/" for path in tracked.splitlines() if "/" in path}
-    assert {folder for folder in folders if not folder.startswith(".")} == named
+    tops = {path.split("/")[0] + "/" * ("/" in path) for path in tracked.splitlines()}
+    beside = {"README.md", "LICENSE", "pyproject.toml"}  # and nothing that was downloaded into the checkout
+    assert {name for name in tops if not name.startswith(".")} == named | beside

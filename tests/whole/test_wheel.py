@@ -150,7 +150,7 @@ def test_a_local_file_of_a_shipped_name_wins(here):
     [
         ("llm/quickstrat", "did you mean 'llm/quickstart'?"),
         ("recipes/vae/fashion_mnist_qv.yaml", "did you mean 'vae/fashion_mnist_vq'?"),
-        ("nothing/like.it", "choices: diffusion/digits"),
+        ("nothing/like.it", "choices: augmentation/glosses"),
         ("a" * 300, "choices: "),
         (".", "choices: "),
         ("..", "choices: "),

@@ -114,50 +114,66 @@ class RewardedModel(LanguageModel):
         numbers = {name: torch.tensor([item[name] for item in items]) for name in ("row", "index")}
         return {"prompts": torch.from_numpy(np.stack(filled)), **numbers}
 
-    def count(self, turn: str, batch: Batch) -> float:
-        """Answers."""
-        return float(len(batch["prompts"]) * self.settings.num_generations)
+    @property
+    def round_steps(self) -> int:
+        return self.settings.num_iterations
 
-    def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
-        net, settings = nets["model"], self.settings
-        rolled = self.rollouts(net, batch, settings.num_generations, self.train.rows)
-        logps_NT = net(rolled.input_ids, rolled.labels)
+    def act(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Batch:
+        """Answers to the batch's prompts as `loss` learns from them: the fields of Rollouts; `answered` fp32 [N, T], 1
+        where a token counts; `advantages` fp32 [N]; `sampled` and `reference` fp32 [N, T], log-probabilities under the
+        weights that sampled, where they will have changed, and under the reference, where there is one."""
+        settings, device = self.settings, batch["prompts"].device
+        rolled = self.rollouts(nets["model"], batch, settings.num_generations, self.train.rows)
+        ids_NT, labels_NT = rolled.input_ids.to(device), rolled.labels.to(device)
         answered_NT = (rolled.labels != IGNORED).float()
         if settings.mask_truncated_completions:
             answered_NT = answered_NT * rolled.stopped[:, None].float()
-        advantages_N = advantages(rolled.rewards, settings.num_generations, settings.scale_rewards)
-        reference_NT = None
+        made = rolled._asdict() | {
+            "answered": answered_NT,
+            "advantages": advantages(rolled.rewards, settings.num_generations, settings.scale_rewards),
+        }
+        if settings.num_iterations > 1:
+            made["sampled"] = nets["model"](ids_NT, labels_NT)
         if self.reference:
-            with torch.no_grad():
-                reference_NT = nets["reference"](rolled.input_ids, rolled.labels)
-        # The weights are those that sampled: the ratio is 1, and its gradient that of the log-probability.
-        terms = policy_terms(settings, logps_NT, logps_NT.detach(), advantages_N, answered_NT, reference_NT)
-        spread_N = (
-            rolled.rewards.view(-1, settings.num_generations)
-            .std(1)
-            .repeat_interleave(settings.num_generations)
+            made["reference"] = nets["reference"](ids_NT, labels_NT)
+        return made
+
+    def count(self, turn: str, batch: Batch) -> float:
+        """Answers; for `dapo` their tokens."""
+        return float(batch["answered"].sum()) if self.settings.loss_type == "dapo" else len(batch["rewards"])
+
+    def loss(self, turn: str, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> Loss:
+        settings = self.settings
+        logps_NT = nets["model"](batch["input_ids"], batch["labels"])
+        # In a round's first update the weights are those that sampled: the ratio is 1, its gradient that of `logps_NT`.
+        sampled_NT = batch.get("sampled", logps_NT.detach())
+        terms = policy_terms(
+            settings, logps_NT, sampled_NT, batch["advantages"], batch["answered"], batch.get("reference")
         )
+        groups = batch["rewards"].view(-1, settings.num_generations)
         parts = {
-            "reward": rolled.rewards,
-            "no_signal": (spread_N == 0).float(),
-            "answer_length": rolled.lengths.float(),
-            "stopped": rolled.stopped.float(),
+            "reward": groups,
+            "no_signal": (groups.std(1, keepdim=True) == 0).expand_as(groups),
+            "answer_length": batch["lengths"],
+            "stopped": batch["stopped"],
             "kl": terms.kl_N,
         }
-        return Loss(terms.losses_N.sum(), {name: part.detach().sum() for name, part in parts.items()})
+        if settings.num_iterations > 1:
+            parts["clipped"] = terms.clipped_N
+        answers = torch.tensor(float(groups.numel()), device=groups.device)
+        sums = {name: part.detach().float().sum() for name, part in parts.items()}
+        return Loss(terms.losses_N.sum(), sums, dict.fromkeys(sums, answers))
 
     @torch.no_grad()
     def rollouts(
         self, net: nn.Module, batch: Batch, generations: int, rows: list[dict[str, Any]]
     ) -> Rollouts:
-        """`generations` answers to each prompt of the batch."""
+        """`generations` answers to each prompt of the batch, on the CPU."""
         settings, module = self.settings, bare(net)
         prompts = [row[row >= 0].tolist() for row in batch["prompts"].cpu()]
         places, indices = batch["row"].tolist(), batch["index"].tolist()
         many = [(i, g) for i in range(len(prompts)) for g in range(generations)]
         seeds = [derived_seed(settings.seed, "answers", indices[i], g) for i, g in many]
-        learning = module.training
-        module.eval()
         # In the weights' own precision: autocast would keep casts that a gradient cannot pass through.
         with torch.autocast(batch["prompts"].device.type, enabled=False):
             answers = sample_batch(
@@ -169,18 +185,16 @@ class RewardedModel(LanguageModel):
                 1.0,
                 seeds,
             )
-        module.train(learning)
         stops = self._stops(module.model)
         texts = [self._text(answer) for answer in answers]
         rewards = self._rewards([rows[places[i]] for i, _ in many], texts)
         ids_NT, labels_NT = _padded([prompts[i] for i, _ in many], answers)
-        device = batch["prompts"].device
         return Rollouts(
-            ids_NT.to(device),
-            labels_NT.to(device),
-            torch.tensor(rewards, dtype=torch.float32, device=device),
-            torch.tensor([answer[-1] in stops for answer in answers], device=device),
-            torch.tensor([len(answer) for answer in answers], device=device),
+            ids_NT,
+            labels_NT,
+            torch.tensor(rewards, dtype=torch.float32),
+            torch.tensor([answer[-1] in stops for answer in answers]),
+            torch.tensor([len(answer) for answer in answers]),
         )
 
     def _rewards(self, rows: list[dict[str, Any]], texts: list[str]) -> list[float]:
@@ -233,10 +247,12 @@ def advantages(rewards_N: Tensor, generations: int, scale: str) -> Tensor:
 
 
 class PolicyTerms(NamedTuple):
-    """Of each answer: what it adds to the loss, and its divergence from the reference in nats, both [N]."""
+    """Of each answer: what it adds to the loss, its divergence from the reference in nats, and the share of its tokens
+    whose ratio was clipped, all [N]."""
 
     losses_N: Tensor
     kl_N: Tensor
+    clipped_N: Tensor
 
 
 def policy_terms(
@@ -250,8 +266,9 @@ def policy_terms(
     """PPO's clipped ratio of the weights now and those that sampled, times the advantage; beta times the KL.
 
     The KL of a token is estimated by r - log r - 1 with r = p_reference / p (Schulman 2020, "Approximating KL
-    divergence"). `grpo` divides an answer's tokens by their number, `dr_grpo` by max_completion_length, which is the
-    same for all, so that long answers are not favoured.
+    divergence"). `grpo` divides an answer's tokens by their number; `dr_grpo` by max_completion_length, which is the
+    same for all, so that long answers are not favoured; `dapo` (arXiv:2503.14476) by 1: the loop divides by the tokens
+    of all answers of the step.
 
     Args:
         logps_NT: of each label, with gradient; sampled_NT: under the weights that sampled it; reference_NT: under the
@@ -266,10 +283,12 @@ def policy_terms(
         apart_NT = reference_NT - logps_NT
         kl_NT = torch.exp(apart_NT) - apart_NT - 1
         losses_NT = losses_NT + settings.beta * kl_NT
-    tokens_N = answered_NT.sum(1)
-    fixed = settings.loss_type == "dr_grpo"
-    over_N = torch.full_like(tokens_N, settings.max_completion_length) if fixed else tokens_N.clamp(min=1)
-    return PolicyTerms((losses_NT * answered_NT).sum(1) / over_N, (kl_NT * answered_NT).sum(1))
+    tokens_N = answered_NT.sum(1).clamp(min=1)
+    over = {"grpo": tokens_N, "dr_grpo": settings.max_completion_length, "dapo": 1}[settings.loss_type]
+    clipped_NT = (clipped_NT * advantages_N[:, None] < ratio_NT * advantages_N[:, None]) * answered_NT
+    return PolicyTerms(
+        (losses_NT * answered_NT).sum(1) / over, (kl_NT * answered_NT).sum(1), clipped_NT.sum(1) / tokens_N
+    )
 
 
 def _padded(prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
 """HTML by construction: text is escaped unless it already is markup, so that no sample can break out of the page."""
 
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 
 VOID = ("br", "img", "meta")
@@ -72,9 +74,14 @@ def exact(shown: str, value: object) -> Markup:
     return element("span", shown, title=str(value))
 
 
-def page(title: str, style: str, *children: str) -> str:
-    """A whole document that fetches nothing and runs nothing: its own policy forbids both."""
+def page(title: str, style: str, *children: str, script: str = "", **attributes: object) -> str:
+    """A whole document that fetches nothing: its own policy forbids it, and to run anything but `script`.
+
+    attributes: of the element around the children.
+    """
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+    if script:
+        policy += f"; script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -84,8 +91,6 @@ def page(title: str, style: str, *children: str) -> str:
         element("title", title),
         element("style", Markup(style)),
     )
-    return (
-        "<!doctype html>\n"
-        + element("html", head, element("body", element("main", *children)), lang="en")
-        + "\n"
-    )
+    body = [element("main", *children, **attributes)]
+    body += [element("script", Markup(script))] if script else []
+    return "<!doctype html>\n" + element("html", head, element("body", *body), lang="en") + "\n"
