@@ -1,4 +1,4 @@
-"""Fixtures of all tests: what each launcher did with the toy recipe, run once a session; and `--all`."""
+"""Fixtures of all tests: what each launcher did with the toy recipe, run once; `--all`; and what shares a process."""
 
 import os
 from collections import Counter
@@ -15,6 +15,8 @@ Report = dict[str, Any]
 # The files of launch/ that these start; their twins for GPUs are started by tests/test_recipes.py.
 FILES = {"one": None, "ddp": "cpu_ddp", "zero1": "zero1", "zero2": "cpu_zero2", "zero3": "cpu_zero3"}
 LEFT_OUT = pytest.StashKey[Counter]()  # the cases marked `exhaustive`, by test
+# What takes minutes to make and is made once: every test that asks for it runs in one process, wherever it stands.
+SHARED = {"report_of": "launchers", "finished": "quickstart"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,26 +24,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --all, leave out what is marked exhaustive."""
+    """Without --all, leave out what is marked exhaustive. With `-n`, a file's tests stay together, for its fixtures."""
     exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
     config.stash[LEFT_OUT] = Counter(item.nodeid.partition("[")[0] for item in exhaustive)
     if exhaustive and not config.getoption("--all"):
         items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=exhaustive)
+    for item in items:
+        shared = [group for name, group in SHARED.items() if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Say how many cases are left out; with --all, how many each test gets more. `-q` hides pytest's own line."""
-    config = session.config
-    cases, terminal = config.stash[LEFT_OUT], config.pluginmanager.get_plugin("terminalreporter")
-    if not cases or terminal is None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of `-n` tells the one that prints what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many cases were left out; with --all, how many each test got more. `-q` hides pytest's own line."""
+    cases = config.stash.get(LEFT_OUT, Counter())
+    if not cases:
         return
     if not config.getoption("--all"):
-        terminal.write_line(f"{cases.total()} exhaustive cases are left out; --all adds them")
+        terminalreporter.write_line(f"{cases.total()} exhaustive cases were left out; --all adds them")
         return
-    terminal.write_line(f"--all adds {cases.total()} exhaustive cases:")
+    terminalreporter.write_line(f"--all added {cases.total()} exhaustive cases:")
     for test, number in cases.items():
-        terminal.write_line(f"  {number:4} {test}")
+        terminalreporter.write_line(f"  {number:4} {test}")
 
 
 @pytest.fixture(scope="session")
