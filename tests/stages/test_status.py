@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from fake_run import SCORE_FIELDS, SCORES, SECONDS, files_of, make_run, png
