@@ -104,6 +104,11 @@ def _verbs_of_models(verbs: Any) -> None:
     )
     describe.add_argument("run", type=Path, help="the run's output directory")
     describe.add_argument("pictures", type=Path, nargs="+", help="files such as PNG and JPEG")
+    transcribe = verbs.add_parser(
+        "transcribe", allow_abbrev=False, help="what is said in clips, by a run of recipes/transcription"
+    )
+    transcribe.add_argument("run", type=Path, help="the run's output directory")
+    transcribe.add_argument("clips", type=Path, nargs="+", help="files such as WAV, FLAC and OGG")
 
 
 def _design_verbs(verbs: Any) -> None:
@@ -511,6 +516,13 @@ def _describe(given: argparse.Namespace) -> int:
     return 0
 
 
+def _transcribe(given: argparse.Namespace) -> int:
+    config, transcribed = _family_use(given.run, "transcribed", "transcribes clips")
+    for clip, text in zip(given.clips, transcribed(config, given.clips), strict=True):
+        print(f"{clip}: {text}")
+    return 0
+
+
 def _vary(given: argparse.Namespace) -> int:
     config, varied = _family_use(given.run, "varied", "varies")
     print(varied(config, given.design, given.out, _some(given.count), given.strength, given.seed))
@@ -548,6 +560,7 @@ VERBS = {
     "infill": _infill,
     "draw": _draw,
     "describe": _describe,
+    "transcribe": _transcribe,
     "explain": _explain,
     "vary": _vary,
     "blend": _blend,

@@ -15,8 +15,18 @@ Report = dict[str, Any]
 # The files of launch/ that these start; their twins for GPUs are started by tests/test_recipes.py.
 FILES = {"one": None, "ddp": "cpu_ddp", "zero1": "zero1", "zero2": "cpu_zero2", "zero3": "cpu_zero3"}
 LEFT_OUT = pytest.StashKey[Counter]()  # the cases marked `exhaustive`, by test
-# What takes minutes to make and is made once: every test that asks for it runs in one process, wherever it stands.
-SHARED = {"report_of": "launchers", "finished": "quickstart"}
+# With `-n`: files that ask for what takes minutes to make run in one process, which makes it once.
+TOGETHER = {
+    "test_drawing.py": "launchers",
+    "test_engines.py": "launchers",
+    "test_accumulation.py": "launchers",
+    "test_resume.py": "launchers",
+    "test_launch_files.py": "launchers",
+    "learning/test_gan.py": "launchers",
+    "test_quickstart.py": "quickstart",
+    "test_bad_input.py": "quickstart",
+}
+LONG = ("test_recipes.py", "invariance/", "whole/")  # begin first: nobody waits for one of them at the end
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,15 +34,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --all, leave out what is marked exhaustive. With `-n`, a file's tests stay together, for its fixtures."""
+    """Without --all, leave out what is marked exhaustive."""
     exhaustive = [item for item in items if item.get_closest_marker("exhaustive")]
     config.stash[LEFT_OUT] = Counter(item.nodeid.partition("[")[0] for item in exhaustive)
     if exhaustive and not config.getoption("--all"):
         items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=exhaustive)
-    for item in items:
-        shared = [group for name, group in SHARED.items() if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
+    items.sort(key=lambda item: next((n for n, name in enumerate(LONG) if name in item.nodeid), len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, a file's tests stay together, for its fixtures, in the order that they were collected in."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((group for name, group in TOGETHER.items() if file.endswith(f"/{name}")), file)
+
+    config.option.loadscopereorder = False
+    return Together(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -90,8 +112,11 @@ def hub_home(tmp_path_factory) -> None:
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """The nets here are too small to share out: threads that wait for one another cost 40 times the work (a VAE)."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """The nets here are too small to share out: threads that wait for one another cost 40 times the work (a VAE).
+
+    Before every test, for a stage that was run within one sets as many threads as the machine has cores.
+    """
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start

@@ -39,6 +39,7 @@ from recipes.text_to_image.dual import DualEncoder
 from recipes.text_to_image.text_to_image import TextToImage
 from recipes.text_to_image_lora import embed
 from recipes.text_to_image_lora.adapters import Adapters
+from recipes.transcription.transcriber import Transcriber
 from recipes.vae.vae import Vae
 from recipes.wavenet.wavenet import WaveNetRecipe
 from tests.captioning.cases import SMALL as TO_CAPTION
@@ -57,6 +58,11 @@ from tests.tiny_preferences import (
     rewarded_model,
     shard_of_answers,
 )
+from tests.transcription.cases import SMALL as TO_TRANSCRIBE
+from tests.transcription.cases import config_of as transcription
+from tests.transcription.cases import of_folder
+from tests.transcription.cases import write_clips as write_spoken
+from tests.transcription.cases import write_inputs as write_heard
 
 STEP_SAMPLES = 8
 STEPS = 4
@@ -110,6 +116,7 @@ def prepare_all(shared: Path) -> None:
     )
     (shared / "embed").mkdir()
     embed.run(Context(config, stage, inputs, *[shared / "embed"] * 3, io.StringIO()))
+    write_heard(shared / "spoken", transcription(*of_folder(write_spoken(shared / "spoken/clips"))))
     (shared / "clips").mkdir()
     for split in ("train", "held_out"):
         write_clips(shared / "clips", split)
@@ -166,6 +173,13 @@ def _captioner(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     adam = ("train.optim=adamw", "train.learning_rate=0.01")
     config = _config("captioning/scenes.yaml", _loop(micro, max_steps), *TO_CAPTION, *adam)
     return Captioner(config, shared / "scenes/prepare", shared / "scenes/processor")
+
+
+def _transcriber(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    adam = ("train.optim=adamw", "train.learning_rate=0.01")
+    given = (*TO_TRANSCRIBE, *of_folder(shared / "spoken/clips"), *adam)
+    config = _config("transcription/tuxpaint.yaml", _loop(micro, max_steps), *given)
+    return Transcriber(config, shared / "spoken/prepare", shared / "spoken/processor")
 
 
 def _taught(shared: Path, micro: int, max_steps: int) -> Any:
@@ -298,6 +312,7 @@ CASES: dict[str, Case] = {
     "design": Case(_design, (150, 0.01), ALL_STAGES),
     "text to image": Case(_text_to_image, (150, 0.2), ALL_STAGES),
     "captioning": Case(_captioner, (150, 0.2), ALL_STAGES),
+    "transcription": Case(_transcriber, (150, 0.2), ALL_STAGES),
     "image LoRA": Case(_adapters, (150, 0.98), ALL_STAGES),
     "retrieval": Case(_dual, (150, 0.2), ALL_STAGES),
     "GAN": _of_digits(Gan, (600, 0.3), "gan/digits.yaml", "train.augment=[]"),

@@ -38,6 +38,7 @@ FROZEN = {
     "draw": (["run", "request", "out"], ["--count", "--seed", "--negative"]),
     "explain": (["run", "text", "out"], []),
     "describe": (["run", "pictures"], []),
+    "transcribe": (["run", "clips"], []),
     "vary": (["run", "design", "out"], ["--count", "--seed", "--strength"]),
     "blend": (["run", "first", "second", "out"], ["--count"]),
     "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--seed"]),

@@ -21,6 +21,7 @@ from tests.captioning.cases import write_vlm
 from tests.chat_templates import CALLED, TOOLS, tokenizer_of
 from tests.music.cases import write_pieces
 from tests.text_to_image.bases import write_base
+from tests.transcription.cases import write_whisper
 from tests.whole.command import ROOT
 
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*.yaml"))
@@ -60,6 +61,7 @@ def data(tmp_path_factory) -> Path:
     (folder / "emoji" / "emoji.json").write_text(json.dumps(named))
     write_base("StableDiffusionXLPipeline", folder / "sdxl_gpu")
     write_vlm(folder / "vlm_gpu")
+    write_whisper(folder / "whisper_gpu")
     for number in range(20):
         (folder / "pictures" / f"{number}.txt").write_text("a red square")
     for theme in openclipart.CLASSES:
@@ -91,11 +93,18 @@ def data(tmp_path_factory) -> Path:
 def write_sounds(folder: Path) -> None:
     """A few clips where the two Debian packages have theirs."""
     wave = np.stack([np.sin(np.arange(4000) / 20) / 2] * 2, 1)
-    spoken = [f"animals/cow{n}_desc_{language}.ogg" for language in ("el", "ro", "ru") for n in range(9)]
+    spoken = [f"animals/cow{n}_desc_{language}.ogg" for language in ("el", "es", "ro", "ru") for n in range(9)]
     for place in ("sonic/ambi_choir.flac", "sonic/tabla_tun3.flac", *(f"tuxpaint/{name}" for name in spoken)):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / place, wave, 44_100)
     (folder / "tuxpaint" / "symbols").mkdir()
+    for number in range(9):
+        told = "".join(f"{language}.utf8=cow {number}\n" for language in ("el", "es", "ro", "ru"))
+        (folder / f"tuxpaint/animals/cow{number}.txt").write_text(f"A cow.\n{told}")
+    (folder / "spoken").mkdir()
+    for number in range(20):
+        soundfile.write(folder / f"spoken/{number}.wav", wave[:, 0], 16_000)
+        (folder / f"spoken/{number}.txt").write_text("a cow")
 
 
 SMALL = {
@@ -157,6 +166,7 @@ def given(recipe: str, data: Path) -> list[str]:
         "source: openclipart": f"data.path={data / 'clipart'}",
         "source: emoji": f"data.path={data / 'emoji'}",
         "path: pictures": f"data.path={data / 'pictures'}",
+        "path: clips": f"data.path={data / 'spoken'}",
         "source: sonic_pi": f"data.path={data / 'sonic'}",
         "source: tuxpaint": f"data.path={data / 'tuxpaint'}",
         "source: trans_de_en": f"data.path={data / 'words'}",
@@ -168,7 +178,7 @@ def given(recipe: str, data: Path) -> list[str]:
     if "recipe: music" in text and "source: folder" in text:
         found.append(f"data.path={data / 'pieces'}")
     name = Path(recipe).stem
-    if name in ("sdxl_gpu", "vlm_gpu"):
+    if name in ("sdxl_gpu", "vlm_gpu", "whisper_gpu"):
         found.append(f"model.pretrained={data / name}")
     if "path: pairs.jsonl" in text:
         found.append(f"preferences.path={data / 'pairs.jsonl'}")

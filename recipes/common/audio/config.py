@@ -1,12 +1,14 @@
-"""The section that audio recipes share: clips, and the rate that all of them are brought to."""
+"""Sections that audio recipes share: clips, and the rate that all of them are brought to; clips with transcripts."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipeline.run.config import Section, what
 
 
 class Audio(Section):
     """Where clips come from, and what all of them are brought to: one channel of 16 bits at one rate."""
+
+    longer_are_cut: ClassVar[bool] = True  # than max_seconds
 
     source: Literal["sonic_pi", "tuxpaint", "folder"] = what(
         ...,
@@ -33,3 +35,30 @@ class Audio(Section):
     )
     max_clips: int | None = what(None, "clips of each split at most", ge=1)
     licence: str | None = what(None, "SPDX identifier of the clips; known for the sources with a name")
+
+
+class Transcribed(Audio):
+    """Clips with what is said in them. To all that reads clips, a transcript is a class."""
+
+    column_setting: ClassVar[str] = "text_column"
+    caption: ClassVar[None] = None
+    noun: ClassVar[str] = "clip"
+    text_noun: ClassVar[str] = "transcript"
+    labels: ClassVar[bool] = True
+    longer_are_cut: ClassVar[bool] = False  # the transcript says all of it
+
+    source: Literal["tuxpaint", "folder"] = what(
+        ...,
+        "tuxpaint: 7,400 spoken names of stamps with transcripts, by language (Debian's tuxpaint-stamps-default); "
+        "folder: sound files, transcripts in metadata.csv or metadata.jsonl (file_name and the transcript's column) or "
+        "beside each in NAME.txt",
+    )
+    text_column: str = what("text", "folder: the column of transcripts in a metadata file")
+    max_seconds: float = what(..., "of a clip; a longer one cannot be used", gt=0, le=30)
+    held_out: float = what(
+        0.1, "share of clips held out, by a hash of the key; tuxpaint: of the transcript", gt=0, lt=1
+    )
+
+    @property
+    def label_column(self) -> str:
+        return self.text_column

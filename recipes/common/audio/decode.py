@@ -76,6 +76,10 @@ def _fitted(samples_TC: np.ndarray, rate: int, audio: Audio, notes: Counter[str]
     if rate != audio.sample_rate:
         wave = _resampled(wave, rate, audio, notes)
     limit = math.floor(audio.max_seconds * audio.sample_rate) if audio.max_seconds else len(wave)
+    if len(wave) > limit and not audio.longer_are_cut:
+        raise BadRow(
+            f"{len(wave) / audio.sample_rate:.1f} s\nexpected: at most data.max_seconds = {audio.max_seconds:g}"
+        )
     if len(wave) > limit:
         notes["cut_to_max_seconds"] += 1
     return to_int16(wave[:limit])

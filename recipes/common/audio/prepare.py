@@ -11,7 +11,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
 from pipeline.run.terminal import bar
-from recipes.common.audio.config import Audio
+from recipes.common.audio.config import Audio, Transcribed
 from recipes.common.order import rank
 
 if TYPE_CHECKING:
@@ -78,9 +78,11 @@ def run(context: Context) -> dict[str, Any]:
         ledgers.append(ledger)
         counts[split] = Counter(row.label for row in kept)
     write_json(context.out / "classes.json", source.classes)
-    write_json(
-        context.out / "ledger.json", _ledger(source, [each.as_json() for each in ledgers], counts, record)
-    )
+    classes = (
+        () if isinstance(audio, Transcribed) else source.classes
+    )  # a table of all transcripts tells nothing
+    tables = _ledger(source, classes, [each.as_json() for each in ledgers], counts, record)
+    write_json(context.out / "ledger.json", tables)
     seconds = {f"{each.name}_seconds": round(each.samples / audio.sample_rate, 1) for each in ledgers}
     return {
         **{each.name: each.kept for each in ledgers},
@@ -164,15 +166,19 @@ def _usable(row: "Row", content: "Content", audio: Audio, record: "Record") -> "
 
 
 def _ledger(
-    source: "Source", ledgers: list[dict[str, Any]], counts: dict[str, Counter[int]], record: "Record"
+    source: "Source",
+    classes: tuple[str, ...],
+    ledgers: list[dict[str, Any]],
+    counts: dict[str, Counter[int]],
+    record: "Record",
 ) -> dict[str, Any]:
     """Balances, clips of each class, conversions, and what was skipped; only tables that have a row."""
-    classes = [
+    table = [
         {"name": name, **{split: counts[split][label] for split in SPLITS}}
-        for label, name in enumerate(source.classes)
+        for label, name in enumerate(classes)
     ]
     notes = record.notes + Counter(other_files=source.other_files)
-    found = {"clips": ledgers, "classes": classes, "conversions": dict(notes), "skipped": record.skipped}
+    found = {"clips": ledgers, "classes": table, "conversions": dict(notes), "skipped": record.skipped}
     return {name: table for name, table in found.items() if table}
 
 

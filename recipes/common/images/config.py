@@ -64,6 +64,8 @@ class Captioned(Pictures):
     column_setting: ClassVar[str] = "caption_column"
     labels_are: ClassVar[str] = "captions as text"
     left_out_class: ClassVar[None] = None
+    noun: ClassVar[str] = "picture"
+    text_noun: ClassVar[str] = "caption"
 
     source: CaptionedSource = what(
         ...,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.common import debian
+from recipes.common import debian, told
 from recipes.common.folders import folder_source
-from recipes.common.images import captions, emoji, fashion_mnist, openclipart, tables
+from recipes.common.images import emoji, fashion_mnist, openclipart, tables
 from recipes.common.images.config import Captioned, Images
 from recipes.common.images.digits import digits, stacked_digits
 from recipes.common.images.scenes import scenes
@@ -71,7 +71,7 @@ def _openclipart(images: Images) -> Source:
 def _folder(images: Images) -> Source:
     """Classes are the sub-folders, unless data.label_column is null; of captioned pictures the captions."""
     if isinstance(images, Captioned):
-        return captions.folder(path_of(images), images, SUFFIXES)
+        return told.folder(path_of(images), images, SUFFIXES)
     return folder_source(
         path_of(images), SUFFIXES, "picture", images.label_column is not None, images.held_out
     )
