@@ -100,10 +100,11 @@ def _verbs_of_models(verbs: Any) -> None:
     explain.add_argument("text", help="the text; its last token is the one that is traced back")
     explain.add_argument("out", type=Path, help="the HTML file to write")
     describe = verbs.add_parser(
-        "describe", allow_abbrev=False, help="captions of pictures, by a run of recipes/captioning"
+        "describe", allow_abbrev=False, help="what is in pictures, by a run of recipes/captioning or vision_chat"
     )
     describe.add_argument("run", type=Path, help="the run's output directory")
     describe.add_argument("pictures", type=Path, nargs="+", help="files such as PNG and JPEG")
+    describe.add_argument("--ask", help="a question about each of them; of a run of recipes/vision_chat")
     transcribe = verbs.add_parser(
         "transcribe", allow_abbrev=False, help="what is said in clips, by a run of recipes/transcription"
     )
@@ -461,8 +462,11 @@ def _family_use(run: Path, name: str, does: str) -> tuple[Any, Any]:
     Raises:
         UserError: there is no run, or its family does no such thing.
     """
+    import logging
+
     from pipeline.run.stage import open_recipe, use_of
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of a kernel that nothing here calls
     settings = run / "config.yaml"
     if not settings.is_file():
         raise UserError(f"no run at {run}: config.yaml is not there\nexpected: a run's output directory")
@@ -511,7 +515,7 @@ def _explain(given: argparse.Namespace) -> int:
 
 def _describe(given: argparse.Namespace) -> int:
     config, described = _family_use(given.run, "described", "describes pictures")
-    for picture, caption in zip(given.pictures, described(config, given.pictures), strict=True):
+    for picture, caption in zip(given.pictures, described(config, given.pictures, given.ask), strict=True):
         print(f"{picture}: {caption}")
     return 0
 

@@ -41,6 +41,7 @@ from recipes.text_to_image_lora import embed
 from recipes.text_to_image_lora.adapters import Adapters
 from recipes.transcription.transcriber import Transcriber
 from recipes.vae.vae import Vae
+from recipes.vision_chat.chatter import Chatter
 from recipes.wavenet.wavenet import WaveNetRecipe
 from tests.captioning.cases import SMALL as TO_CAPTION
 from tests.captioning.cases import config_of as captioning
@@ -63,6 +64,11 @@ from tests.transcription.cases import config_of as transcription
 from tests.transcription.cases import of_folder
 from tests.transcription.cases import write_clips as write_spoken
 from tests.transcription.cases import write_inputs as write_heard
+from tests.vision_chat.cases import SMALL as TO_CHAT
+from tests.vision_chat.cases import config_of as vision_chat
+from tests.vision_chat.cases import write_base as write_talker
+from tests.vision_chat.cases import write_inputs as write_talks
+from tests.vision_chat.cases import write_rows
 
 STEP_SAMPLES = 8
 STEPS = 4
@@ -117,6 +123,8 @@ def prepare_all(shared: Path) -> None:
     (shared / "embed").mkdir()
     embed.run(Context(config, stage, inputs, *[shared / "embed"] * 3, io.StringIO()))
     write_heard(shared / "spoken", transcription(*of_folder(write_spoken(shared / "spoken/clips"))))
+    rows, base = write_rows(shared / "talks/rows"), write_talker(shared / "talks/base")
+    write_talks(shared / "talks", vision_chat(rows, base))
     (shared / "clips").mkdir()
     for split in ("train", "held_out"):
         write_clips(shared / "clips", split)
@@ -180,6 +188,13 @@ def _transcriber(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
     given = (*TO_TRANSCRIBE, *of_folder(shared / "spoken/clips"), *adam)
     config = _config("transcription/tuxpaint.yaml", _loop(micro, max_steps), *given)
     return Transcriber(config, shared / "spoken/prepare", shared / "spoken/processor")
+
+
+def _chatter(shared: Path, micro: int, max_steps: int = STEPS) -> Recipe:
+    given = (f"data.path={shared / 'talks/rows/rows.jsonl'}", f"model.pretrained={shared / 'talks/base'}")
+    adam = ("train.optim=adamw", "train.learning_rate=0.01", "train.lora=null")
+    config = _config("vision_chat/vlm_gpu.yaml", _loop(micro, max_steps), *TO_CHAT, *given, *adam)
+    return Chatter(config, shared / "talks/prepare", shared / "talks/tokenize")
 
 
 def _taught(shared: Path, micro: int, max_steps: int) -> Any:
@@ -312,6 +327,7 @@ CASES: dict[str, Case] = {
     "design": Case(_design, (150, 0.01), ALL_STAGES),
     "text to image": Case(_text_to_image, (150, 0.2), ALL_STAGES),
     "captioning": Case(_captioner, (150, 0.2), ALL_STAGES),
+    "vision chat": Case(_chatter, (150, 0.2), ALL_STAGES),
     "transcription": Case(_transcriber, (150, 0.2), ALL_STAGES),
     "image LoRA": Case(_adapters, (150, 0.98), ALL_STAGES),
     "retrieval": Case(_dual, (150, 0.2), ALL_STAGES),

@@ -150,7 +150,8 @@ def _read(source: Tables, columns: Iterable[str]) -> list[str]:
     named = source.named_columns.values()
     if source.only_named:
         return list(named)
-    return [name for name in columns if name in named or name in KNOWN] or list(columns)
+    usual = getattr(source, "usual_columns", KNOWN)
+    return [name for name in columns if name in named or name in usual] or list(columns)
 
 
 def _require_column(source: Tables, columns: list[str], file: str) -> None:

@@ -26,6 +26,7 @@ OPEN, CLOSE = (
     "\ue000",
     "\ue001",
 )  # private use: no control token, and nothing that a template trims or escapes
+PICTURE = "\ue002"  # private use too: where in a content a picture stands
 MASKED = re.compile(f"{OPEN}(\\d+){CLOSE}")
 PROBE = "zqprobe"  # a word that no template contains
 CALL = {
@@ -155,7 +156,8 @@ class Template:
         return {**kept, "content": kept.get("content") or nothing, "tool_calls": calls}
 
     def shaped(self, messages: list[Message]) -> list[Message]:
-        return in_parts(messages) if self._parts else messages
+        pictures = any(PICTURE in (message.get("content") or "") for message in messages)
+        return in_parts(messages) if pictures or self._parts else messages
 
     def place_for(self, tools: tuple[dict, ...]) -> tuple[dict, ...]:
         if not tools or self.writes_tools:
@@ -227,10 +229,17 @@ class Template:
 
 
 def in_parts(messages: list[Message]) -> list[Message]:
-    """Contents as lists of parts of text."""
-    return [
-        {**message, "content": [{"type": "text", "text": message["content"] or ""}]} for message in messages
-    ]
+    """Contents as lists of parts: texts, and pictures where they are marked."""
+    return [{**message, "content": _parts_of(message["content"] or "")} for message in messages]
+
+
+def _parts_of(content: str) -> list[dict[str, str]]:
+    if PICTURE not in content:
+        return [{"type": "text", "text": content}]
+    found: list[dict[str, str]] = []
+    for number, text in enumerate(content.split(PICTURE)):
+        found += [{"type": "image"}] * (number > 0) + [{"type": "text", "text": text}] * bool(text)
+    return found
 
 
 def control_pattern(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.run.errors import UserError
 from pipeline.run.stage import Stage
 from recipes.captioning.config import CaptioningConfig
 from recipes.common.stages import brought, image_stages, of
@@ -37,8 +38,12 @@ def stages(config: CaptioningConfig) -> tuple[Stage, ...]:
     return tuple(found)
 
 
-def described(config: CaptioningConfig, pictures: list[Path]) -> list[str]:
+def described(config: CaptioningConfig, pictures: list[Path], question: str | None) -> list[str]:
     """What `headwater describe` says: a caption a picture."""
+    if question is not None:
+        raise UserError(
+            "--ask: this model captions, its question is model.prompt\nway out: a run of recipes/vision_chat"
+        )
     from recipes.captioning.describe import captions_of
 
     return captions_of(config, pictures)

@@ -50,7 +50,7 @@ def run(context: Context) -> dict[str, Any]:
     }
     scenes = config.data.source == "scenes"
     scores = [score for name, texts in said.items() for score in _right(name, texts, own, scenes)]
-    overlap, missing = _chrf(said, own, settings.resamples)
+    overlap, missing = chrf(said, own, settings.resamples, "pictures")
     scores += overlap
     write_json(context.out / "evaluation.json", {"scores": [s.as_json() for s in scores], "missing": missing})
     write_json(context.out / CAPTIONS, {"own": own, **said})
@@ -113,8 +113,10 @@ def _order(scene: "Scene") -> Any:
     return axis, *(colours if before else colours[::-1])
 
 
-def _chrf(said: dict[str, list[str]], own: list[str], resamples: int) -> tuple[list[Score], dict[str, str]]:
-    """chrF of each (arXiv:W15-3049), by sacreBLEU where it is installed."""
+def chrf(
+    said: dict[str, list[str]], own: list[str], resamples: int, units: str
+) -> tuple[list[Score], dict[str, str]]:
+    """chrF of each (arXiv:W15-3049), by sacreBLEU where it is installed; units: what is averaged over."""
     try:
         from sacrebleu.metrics import CHRF
     except ImportError:
@@ -128,7 +130,7 @@ def _chrf(said: dict[str, list[str]], own: list[str], resamples: int) -> tuple[l
         )
         interval = bootstrap_interval(values, np.ones(len(values)), resamples, seed=0)
         protocol = (
-            f"mean over pictures of sacreBLEU's sentence {metric.get_signature()}; 95% bootstrap interval"
+            f"mean over {units} of sacreBLEU's sentence {metric.get_signature()}; 95% bootstrap interval"
         )
         found.append(Score("chrF", name, float(values.mean()), interval, "", len(texts), protocol, "higher"))
     return found, {}

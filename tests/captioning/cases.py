@@ -1,6 +1,7 @@
 """What tests of words from pictures share: scenes of 24 pixels, prepared, the recipe at their size, a tiny SmolVLM."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,10 @@ SMALL = (
 )
 WORDS = "a two three red green blue yellow circle circles square squares triangle triangles".split()
 WORDS += "above below left right of describe it :".split()
+CAPTIONS = (
+    "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}"
+    "{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} :{% endif %}"
+)
 
 
 def config_of(*overrides: str) -> Any:
@@ -48,13 +53,13 @@ def write_inputs(directory: Path, config: Any) -> tuple[Path, Path]:
     return prepared, made
 
 
-def write_vlm(out: Path) -> Path:
+def write_vlm(out: Path, words: Sequence[str] = WORDS, template: str = CAPTIONS) -> Path:
     """A tiny model of SmolVLM's class with random weights, its processor and a template beside it."""
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
     torch.manual_seed(0)
-    tokenizer = tokenizer_of(WORDS)
+    tokenizer = tokenizer_of(words)
     special = ["<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>"]
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -73,10 +78,6 @@ def write_vlm(out: Path) -> Path:
         },
     )
     Idefics3ForConditionalGeneration(config).save_pretrained(out)
-    template = (
-        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}"
-        "{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} :{% endif %}"
-    )
     sizes = {
         "size": {"longest_edge": 24},
         "max_image_size": {"longest_edge": 24},

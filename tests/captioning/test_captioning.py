@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.run.errors import UserError
 from pipeline.train.recipe import Clock
-from recipes.captioning import export, processor, train
+from recipes.captioning import described, export, processor, train
 from recipes.captioning.captioner import IGNORED, Captioner
 from recipes.captioning.describe import captions_of, written
 from recipes.captioning.evaluate import PARTS, _right, same
@@ -132,6 +132,8 @@ def test_pictures_of_ones_own_are_described_and_others_refused(learnt, tmp_path)
     (tmp_path / "b.png").write_text("no picture")
     with pytest.raises(UserError, match="b.png: .*are no picture"):
         captions_of(config, [tmp_path / "b.png"])
+    with pytest.raises(UserError, match="way out: a run of recipes/vision_chat"):
+        described(config, [tmp_path / "a.png"], "what is it?")
     with pytest.raises(UserError, match="cannot read"):
         captions_of(config, [tmp_path / "c.png"])
 

@@ -37,7 +37,7 @@ FROZEN = {
     "infill": (["run", "file", "out"], ["--bars", "--seed"]),
     "draw": (["run", "request", "out"], ["--count", "--seed", "--negative"]),
     "explain": (["run", "text", "out"], []),
-    "describe": (["run", "pictures"], []),
+    "describe": (["run", "pictures"], ["--ask"]),
     "transcribe": (["run", "clips"], []),
     "vary": (["run", "design", "out"], ["--count", "--seed", "--strength"]),
     "blend": (["run", "first", "second", "out"], ["--count"]),

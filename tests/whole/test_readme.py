@@ -136,6 +136,7 @@ GUARANTEED = {
     "text_to_image": "text to image",
     "text_to_image_lora": "image LoRA",
     "captioning": "captioning",
+    "vision_chat": "vision chat",
     "transcription": "transcription",
     "gan": "GAN",
     "vae": "VAE",

@@ -22,6 +22,8 @@ from tests.chat_templates import CALLED, TOOLS, tokenizer_of
 from tests.music.cases import write_pieces
 from tests.text_to_image.bases import write_base
 from tests.transcription.cases import write_whisper
+from tests.vision_chat.cases import write_base as write_talker
+from tests.vision_chat.cases import write_rows
 from tests.whole.command import ROOT
 
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*.yaml"))
@@ -62,6 +64,8 @@ def data(tmp_path_factory) -> Path:
     write_base("StableDiffusionXLPipeline", folder / "sdxl_gpu")
     write_vlm(folder / "vlm_gpu")
     write_whisper(folder / "whisper_gpu")
+    write_talker(folder / "talker")
+    write_rows(folder / "talks", 24)
     for number in range(20):
         (folder / "pictures" / f"{number}.txt").write_text("a red square")
     for theme in openclipart.CLASSES:
@@ -178,7 +182,9 @@ def given(recipe: str, data: Path) -> list[str]:
     if "recipe: music" in text and "source: folder" in text:
         found.append(f"data.path={data / 'pieces'}")
     name = Path(recipe).stem
-    if name in ("sdxl_gpu", "vlm_gpu", "whisper_gpu"):
+    if "recipe: vision_chat" in text:
+        found += [f"data.path={data / 'talks/rows.jsonl'}", f"model.pretrained={data / 'talker'}"]
+    elif name in ("sdxl_gpu", "vlm_gpu", "whisper_gpu"):
         found.append(f"model.pretrained={data / name}")
     if "path: pairs.jsonl" in text:
         found.append(f"preferences.path={data / 'pairs.jsonl'}")
