@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.run.config import Loop
 from pipeline.run.launch import Launch, read_launch
 from pipeline.run.machine import precision_of
-from pipeline.run.memory import Memory, Size, disk, memory
+from pipeline.run.memory import Memory, Size, disk, memory, snapshot
 from pipeline.run.microbatch import with_micro_batch
 from pipeline.run.plan import Batches, data_processes
 from pipeline.run.stage import Stage, check_all, decisions
@@ -64,6 +64,7 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
         *([f"  kernels: {size.kernels}"] if size.kernels else []),
         f"  parameters: {size.parameters:,}, trained {size.trained:,}",
         f"  memory a process: {_bytes(need.total)} = {_parts(need)}",
+        f"  while a checkpoint is written: {_bytes(snapshot(size, training, launch))} more a process, of the host",
         *_compute_lines(training, size, launch),
         f"  disk: {_bytes(disk(size, config.run.save_total_limit))} for checkpoints and weights",
     ]

@@ -78,6 +78,12 @@ def memory(size: Size, training: Loop, launch: Launch) -> Memory:
     )
 
 
+def snapshot(size: Size, training: Loop, launch: Launch) -> float:
+    """Bytes that a process's share of a checkpoint takes in the host's memory until it is written."""
+    weights = 4 * size.trained * (2 if training.ema_decay else 1)
+    return (weights + size.moments) / launch.num_processes
+
+
 def disk(size: Size, keep: int) -> float:
     """Bytes of checkpoints, one being written included, and of the artifact."""
     return 12 * size.trained * (keep + 1) + 4 * size.parameters

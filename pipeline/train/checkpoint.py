@@ -1,16 +1,20 @@
-"""The one owner of checkpoints: reserve, write, hash, publish, prune; verified restore on any number of processes.
+"""The one owner of checkpoints: copy, write, hash, publish, prune; verified restore on any number of processes.
 
 A checkpoint holds whole fp32 tensors by parameter name, spread over one safetensors file a process, so what eight
-GPUs wrote under ZeRO-3 one CPU can resume. Nothing in it is a pickle.
+GPUs wrote under ZeRO-3 one CPU can resume. Nothing in it is a pickle. Training waits for the copy alone: a thread of
+each process writes its share, and process 0 publishes once all of them are there.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pipeline.run.errors import UserError
@@ -18,6 +22,140 @@ from pipeline.run.files import digest_of, sync, write_json
 from pipeline.train.engine import Runtime
 
 MANIFEST = "manifest.json"
+WRITTEN = ".written"  # beside a share: its size and sha256, for process 0
+POLL_SECONDS = 0.02  # how often process 0 looks for them
+LAST_SECONDS = 60.0  # that a run which ends in an error leaves to a checkpoint under way
+CHUNK = 1 << 24  # bytes that are hashed and written at a time
+
+
+class Writer:
+    """Publishes checkpoints below one directory while training goes on.
+
+    At most one is under way: `begin` waits for the one before, so a disk that is too slow slows training down rather
+    than filling memory. A process killed at any moment leaves the published ones whole.
+    """
+
+    def __init__(self, directory: Path, keep: int, runtime: Runtime):
+        """keep: published ones that stay, the newest included."""
+        self.directory, self.keep, self.runtime = directory, keep, runtime
+        self._writing: _Writing | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Where an error ends the run, without a word to other processes: they may be gone."""
+        if self._writing:
+            self._writing.finished.wait(LAST_SECONDS)
+            self._writing.given_up.set()
+
+    @property
+    def failed(self) -> bool:
+        """Whether this process could not write what was begun; `finish` tells the others."""
+        return self._writing is not None and self._writing.error is not None
+
+    def begin(self, step: int, tensors: Iterable[tuple[str, Tensor]], progress: dict) -> None:
+        """Copy the state, and write `directory/step-NNNNNNNN` behind the loop's back.
+
+        tensors: (key, whole tensor) pairs, the same on every process (producing one may gather it). Pair i is written
+        by process i modulo the number of processes.
+
+        Raises:
+            UserError: as `finish`, of the one before.
+        """
+        self.finish()
+        staged = self.directory / f".step-{step:08d}"
+        if self.runtime.is_main:
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
+        self.runtime.barrier()
+        share = _copied(tensors, self.runtime)
+        self._writing = _Writing(staged, step, share, progress, self.keep, self.runtime)
+
+    def finish(self) -> None:
+        """Wait until what was begun is published.
+
+        Raises:
+            UserError: on every process, where one could not write.
+        """
+        if self._writing is None:
+            return
+        writing = self._writing
+        writing.share_written.wait()
+        self._agree(writing)
+        writing.finished.wait()
+        self._agree(writing)
+        self._writing = None
+
+    def _agree(self, writing: "_Writing") -> None:
+        """Every process learns what went wrong on any."""
+        codes = torch.zeros(self.runtime.world_size, device=self.runtime.device)
+        if writing.error is not None:
+            codes[self.runtime.rank] = getattr(writing.error, "errno", None) or errno.EIO
+        found = self.runtime.sum(codes).int().tolist()
+        if not any(found):
+            return
+        writing.given_up.set()
+        self._writing = None
+        rank, code = next((rank, code) for rank, code in enumerate(found) if code)
+        before = published(self.directory)
+        raise UserError(
+            f"the checkpoint of step {writing.step} was not written: {os.strerror(code)} on process {rank}\n"
+            f"the last one that is whole: {before[-1] if before else 'none'}\n"
+            f"way out: make room or mend {self.directory}; the same command resumes there"
+        ) from writing.error
+
+
+class _Writing:
+    """A checkpoint under way: a thread that writes this process's share and, on process 0, publishes."""
+
+    def __init__(
+        self, staged: Path, step: int, share: dict[str, Tensor], progress: dict, keep: int, runtime: Runtime
+    ):
+        self.staged, self.step, self.share, self.progress = staged, step, share, progress
+        self.keep, self.runtime = keep, runtime
+        self.error: Exception | None = None
+        self.share_written, self.finished, self.given_up = (threading.Event() for _ in range(3))
+        threading.Thread(target=self._run, name=f"checkpoint {step}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            path = self.staged / _name(self.runtime.rank)
+            written = {"size": 0, "sha256": write_tensors(path, self.share)}
+            written["size"] = path.stat().st_size
+            self.share = {}
+            write_json(path.with_name(path.name + WRITTEN), written)
+            self.share_written.set()
+            if self.runtime.is_main:
+                self._publish()
+        except Exception as error:  # told to every process by Writer.finish
+            self.error = error
+        finally:
+            self.share_written.set()
+            self.finished.set()
+
+    def _publish(self) -> None:
+        names = [_name(rank) for rank in range(self.runtime.world_size)]
+        marks = [self.staged / (name + WRITTEN) for name in names]
+        while not all(mark.is_file() for mark in marks):
+            if self.given_up.wait(POLL_SECONDS):
+                return
+        files = {name: json.loads(mark.read_text()) for name, mark in zip(names, marks, strict=True)}
+        for mark in marks:
+            mark.unlink()
+        manifest = {"step": self.step, "progress": self.progress, "files": files}
+        write_json(self.staged / MANIFEST, {**manifest, "sha256": _digest_of_manifest(manifest)})
+        sync(self.staged)
+        final = self.staged.with_name(self.staged.name.removeprefix("."))
+        if final.exists():  # written by this very run before a fall-back to an older one
+            _remove(final)
+        os.replace(self.staged, final)
+        sync(final.parent)
+        _prune(final.parent, final, self.keep)
+
+
+def _name(rank: int) -> str:
+    return f"tensors-{rank:05d}.safetensors"
 
 
 def save(
@@ -28,50 +166,51 @@ def save(
     keep: int,
     runtime: Runtime,
 ) -> Path:
-    """Publish `directory/step-NNNNNNNN` and prune all but the `keep` newest, the new one included.
-
-    tensors: (key, whole tensor) pairs, the same on every process (producing one may gather it). Pair i is written
-    by process i modulo the number of processes. A process killed at any moment leaves the published ones whole.
-    """
-    staged = directory / f".step-{step:08d}"
-    final = directory / f"step-{step:08d}"
-    if runtime.is_main:
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-    runtime.barrier()
-    _write_share(staged, tensors, runtime)
-    runtime.barrier()
-    if runtime.is_main:
-        _publish(staged, final, step, progress)
-        _prune(directory, final, keep)
-    runtime.barrier()
-    return final
+    """Publish `directory/step-NNNNNNNN`, and return once it is there. Raises as Writer."""
+    with Writer(directory, keep, runtime) as writer:
+        writer.begin(step, tensors, progress)
+        writer.finish()
+    return directory / f"step-{step:08d}"
 
 
-def _write_share(staged: Path, tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> None:
-    from safetensors.torch import save_file
-
+def _copied(tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> dict[str, Tensor]:
+    """This process's share in fp32 on the CPU, whole before the next step changes what it was copied from."""
     share = {}
     for index, (key, tensor) in enumerate(tensors):
         if index % runtime.world_size == runtime.rank:
-            share[key] = tensor.detach().float().cpu().contiguous().clone()
-    path = staged / f"tensors-{runtime.rank:05d}.safetensors"
-    save_file(share, path)
+            # Pinned memory takes a GPU's tensors at the speed of the bus; it is kept for the next checkpoint.
+            pinned = tensor.device.type == "cuda"
+            share[key] = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=pinned)
+            share[key].copy_(tensor.detach())
+    return share
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """A safetensors file of fp32 CPU tensors, on the disk; returns its sha256.
+
+    Written here, in chunks, for safetensors' own function holds every other thread up while it writes, and the sum
+    would need a second pass.
+    """
+    header: dict[str, dict] = {}
+    begin = 0
+    for key, tensor in tensors.items():
+        header[key] = {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, begin := begin + tensor.nbytes],
+        }
+    told = json.dumps(header, separators=(",", ":")).encode()
+    told += b" " * (-len(told) % 8)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in (len(told).to_bytes(8, "little"), told, *tensors.values()):
+            whole = memoryview(part.numpy().reshape(-1).view("u1") if isinstance(part, Tensor) else part)
+            for place in range(0, len(whole), CHUNK):
+                chunk = whole[place : place + CHUNK]
+                digest.update(chunk)
+                file.write(chunk)
     sync(path)
-
-
-def _publish(staged: Path, final: Path, step: int, progress: dict) -> None:
-    files = {
-        path.name: {"size": path.stat().st_size, "sha256": digest_of(path)}
-        for path in sorted(staged.iterdir())
-    }
-    manifest = {"step": step, "progress": progress, "files": files}
-    write_json(staged / MANIFEST, {**manifest, "sha256": _digest_of_manifest(manifest)})
-    sync(staged)
-    if final.exists():  # written by this very run before a fall-back to an older one
-        _remove(final)
-    os.replace(staged, final)
-    sync(final.parent)
+    return digest.hexdigest()
 
 
 def _digest_of_manifest(manifest: dict) -> str:

@@ -38,12 +38,17 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
     meter, bar = Meter(recipe, runtime.world_size), Bar(context, recipe, start)
     trainer.updates = start
     try:
-        with listening() as stop_asked, closing(steps(trainer, start, stop_asked)) as updates:
+        with (
+            listening() as stop_asked,
+            checkpoint.Writer(context.checkpoints, run.save_total_limit, runtime) as writer,
+            closing(steps(trainer, start, lambda: stop_asked() or writer.failed)) as updates,
+        ):
             for info in () if best.exhausted(recipe.training) else updates:
                 trainer.updates = info.step
-                _after(info, trainer, context, log, meter, bar, drawings, best)
+                _after(info, trainer, context, log, meter, bar, drawings, best, writer)
                 if best.exhausted(recipe.training):
                     break
+            _waited(context, writer.finish)
         last = trainer.updates
         log.write(last, figures := held_out_means(trainer, run.eval_samples, last))
         if last == recipe.training.max_steps:
@@ -73,6 +78,7 @@ def _after(
     bar: Bar,
     drawings: Drawings,
     best: Best,
+    writer: checkpoint.Writer,
 ) -> None:
     """What is due after one step: a line in the log, held-out figures, samples, a checkpoint."""
     run, done = context.config.run, info.step == trainer.training.max_steps
@@ -91,9 +97,11 @@ def _after(
             context.terminal.write(f"warning: step {info.step}: {alarm}\n")
         meter.pause()
     if done or info.stop or info.step % run.save_steps == 0:
-        _save(trainer, context, info, best)
+        progress = {"samples": info.samples, **best.progress()}
+        _waited(context, lambda: writer.begin(info.step, trainer.tensors(), progress))
         meter.pause()
     if info.stop and not done:
+        _waited(context, writer.finish)
         raise Interrupted(f"stopped on request after step {info.step}; the same command resumes there")
 
 
@@ -141,11 +149,10 @@ def _resume(trainer: Trainer, context: Context) -> tuple[int, Best]:
     return reader.step, Best.of(reader.progress)
 
 
-def _save(trainer: Trainer, context: Context, info: StepInfo, best: Best) -> None:
+def _waited(context: Context, work: Callable[[], None]) -> None:
+    """Do what training waits for, and count its seconds."""
     started = time.perf_counter()
-    progress = {"samples": info.samples, **best.progress()}
-    keep = context.config.run.save_total_limit
-    checkpoint.save(context.checkpoints, info.step, trainer.tensors(), progress, keep, trainer.runtime)
+    work()
     spent = context.made.get("checkpoint_seconds", 0.0) + time.perf_counter() - started
     context.made["checkpoint_seconds"] = round(spent, 3)
 

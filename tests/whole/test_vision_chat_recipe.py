@@ -1,4 +1,4 @@
-"""Catches a recipe of conversations about pictures that breaks between its stages, or scores without their references."""
+"""Catches a recipe of conversations about pictures that breaks between its stages, or scores without references."""
 
 import json
 
