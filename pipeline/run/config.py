@@ -61,7 +61,10 @@ class Run(Section):
     eval_samples: int = how(128, "held-out samples of each evaluation during training; 0: all", ge=0)
     sample_steps: int = how(0, "optimizer steps between two drawings of samples; 0: never", ge=0)
     sample_count: int = how(64, "samples of each drawing; sample i has seed i", ge=1)
-    save_steps: int = how(100, "optimizer steps between two checkpoints", ge=1)
+    save_steps: int = how(
+        100, "optimizer steps between two checkpoints; a file OUTPUT_DIR/save asks for one at once", ge=1
+    )
+    save_minutes: float | None = how(None, "and at least one in as many minutes; none: by steps alone", gt=0)
     save_total_limit: int = how(
         2, "checkpoints kept; the oldest are pruned after a new one is published", ge=1
     )

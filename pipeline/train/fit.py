@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.run.config import Run
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.stage import Context
 from pipeline.train import checkpoint
@@ -41,7 +42,9 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
         with (
             listening() as stop_asked,
             checkpoint.Writer(context.checkpoints, run.save_total_limit, runtime) as writer,
-            closing(steps(trainer, start, lambda: stop_asked() or writer.failed)) as updates,
+            closing(
+                steps(trainer, start, lambda: stop_asked() or writer.failed, SaveAsked(run, runtime))
+            ) as updates,
         ):
             for info in () if best.exhausted(recipe.training) else updates:
                 trainer.updates = info.step
@@ -96,7 +99,7 @@ def _after(
         for alarm in alarms(figures):
             context.terminal.write(f"warning: step {info.step}: {alarm}\n")
         meter.pause()
-    if done or info.stop or info.step % run.save_steps == 0:
+    if done or info.stop or info.save or info.step % run.save_steps == 0:
         progress = {"samples": info.samples, **best.progress()}
         _waited(context, lambda: writer.begin(info.step, trainer.tensors(), progress))
         meter.pause()
@@ -147,6 +150,32 @@ def _resume(trainer: Trainer, context: Context) -> tuple[int, Best]:
     trainer.load(reader, reader.step)
     context.terminal.write(f"{context.stage.name}: resuming after step {reader.step}\n")
     return reader.step, Best.of(reader.progress)
+
+
+class SaveAsked:
+    """Whether a checkpoint is asked for between those of save_steps: by the file OUTPUT_DIR/save, which goes as it is
+    seen, or because save_minutes have passed since one was. Process 0 looks, for all."""
+
+    def __init__(self, run: Run, runtime: Runtime):
+        self.run, self.runtime, self.last = run, runtime, time.monotonic()
+
+    def __call__(self) -> bool:
+        if not self.runtime.is_main:
+            return False
+        minutes, now = self.run.save_minutes, time.monotonic()
+        due = minutes is not None and now - self.last >= 60 * minutes
+        if not (_taken(Path(self.run.output_dir) / "save") or due):
+            return False
+        self.last = now
+        return True
+
+
+def _taken(file: Path) -> bool:
+    try:
+        file.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _waited(context: Context, work: Callable[[], None]) -> None:

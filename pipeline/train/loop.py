@@ -29,8 +29,8 @@ class StepInfo:
 
     step: updates done, this one included; samples: samples seen since the run's beginning; sums: for each
     `turn/part` of the loss its (sum, count); gradient_norms: of each turn's net, before clipping, None where the
-    engine cannot know it; learning_rates: AdamW's, a turn; stop: a process was asked to stop; waited: seconds that
-    this process stood still for its batches.
+    engine cannot know it; learning_rates: AdamW's, a turn; stop, save: a process was asked to stop, to save; waited:
+    seconds that this process stood still for its batches.
     """
 
     step: int
@@ -39,6 +39,7 @@ class StepInfo:
     gradient_norms: dict[str, float | None]
     learning_rates: dict[str, float]
     stop: bool
+    save: bool
     waited: float
 
 
@@ -146,8 +147,12 @@ def _shadow_or_state(read, turn: str, key: str) -> Tensor:
     return read(f"{turn}/ema/{name}") if name != key else read(f"{turn}/{key}")
 
 
-def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterator[StepInfo]:
+def steps(
+    trainer: Trainer, start: int = 0, stop_asked=lambda: False, save_asked=lambda: False
+) -> Iterator[StepInfo]:
     """Train from update `start` to `max_steps`, yielding after each update.
+
+    stop_asked, save_asked: of this process alone; what one is asked, all are told.
 
     Raises:
         NonFinite: on every process, before the update that would have used a loss or gradient that is not finite.
@@ -162,23 +167,24 @@ def steps(trainer: Trainer, start: int = 0, stop_asked=lambda: False) -> Iterato
     acted: list[tuple[int, Batch]] = []
     with closing(ahead(prepare, updates, runtime.device)) as feed:
         for step in updates:
-            asked = time.perf_counter()
+            began = time.perf_counter()
             fed = next(feed)
-            waited = time.perf_counter() - asked
+            waited = time.perf_counter() - began
             if isinstance(recipe, Acting):
                 fed = acted = acted if step % rounds else _acted(trainer, recipe, fed, step)
-            asked_to_stop = stop_asked() and (step + 1) % rounds == 0
-            sums, norms, rates, stop = {}, {}, {}, False
+            whole = (step + 1) % rounds == 0  # a round is neither stopped nor saved in its middle
+            asked = (float(whole and stop_asked()), float(whole and save_asked()))
+            sums, norms, rates, told = {}, {}, {}, (False, False)
             for turn in recipe.turns:
                 factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
                 with runtime.repeatable(training.deterministic):
-                    parts, stop = _turn(trainer, turn, fed, step, asked_to_stop)
+                    parts, told = _turn(trainer, turn, fed, step, asked)
                     norms[turn] = trainer.engines[turn].update(factor)
                 rates[turn] = recipe.optimizers[turn].learning_rate * factor
                 sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
                 if turn in trainer.emas:
                     trainer.emas[turn].update()
-            yield StepInfo(step + 1, (step + 1) * size, sums, norms, rates, stop, waited)
+            yield StepInfo(step + 1, (step + 1) * size, sums, norms, rates, *told, waited)
 
 
 def _acted(
@@ -194,17 +200,20 @@ def _acted(
 
 
 def _turn(
-    trainer: Trainer, turn: str, fed: list[tuple[int, Batch]], step: int, stop: bool
-) -> tuple[dict[str, Sum], bool]:
-    """Accumulate the gradient of sum / count, the count taken over the whole step and all processes."""
+    trainer: Trainer, turn: str, fed: list[tuple[int, Batch]], step: int, asked: tuple[float, float]
+) -> tuple[dict[str, Sum], tuple[bool, bool]]:
+    """Accumulate the gradient of sum / count, the count taken over the whole step and all processes.
+
+    asked: to stop and to save, of this process; what is returned, of any.
+    """
     recipe, runtime, engine = trainer.recipe, trainer.runtime, trainer.engines[turn]
     for name, other in trainer.engines.items():
         other.learns(name == turn)
     nets = trainer.nets(turn)
     counted = sum(recipe.count(turn, batch) for _, batch in fed)
-    # Sums travel while nets work: the count during the first forward, losses and stop flag during the last backward.
+    # Sums travel while nets work: the count during the first forward, losses and flags during the last backward.
     count = runtime.begin_sum(torch.tensor(float(counted), device=runtime.device))
-    flag = torch.tensor(float(stop), device=runtime.device)
+    flags = torch.tensor(asked, device=runtime.device)
     totals: dict[str, Tensor] = {}
     for number, batch in fed:
         clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
@@ -220,15 +229,18 @@ def _turn(
         for part, value in {"loss": loss.total.detach(), **loss.parts, **counts}.items():
             totals[part] = totals.get(part, 0) + value.float()
         if last:
-            sums = runtime.begin_sum(torch.stack([*totals.values(), flag]))
+            sums = runtime.begin_sum(torch.stack([*totals.values(), *flags]))
         # A step of which nothing counts, of answers that were all cut off, teaches nothing: 0, not 0 / 0.
         engine.backward(loss.total * (runtime.world_size / count().clamp(min=SMALLEST)), last)
-    *values, stops = sums().tolist()  # the only wait for the device before the update
+    *values, stops, saves = sums().tolist()  # the only wait for the device before the update
     if not all(map(math.isfinite, values)):
         raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
     whole, figures = float(count().clamp(min=SMALLEST)), dict(zip(totals, values, strict=True))
     parts = [part for part in figures if not part.endswith("/count")]
-    return {part: Sum(figures[part], figures.get(f"{part}/count", whole)) for part in parts}, bool(stops)
+    return {part: Sum(figures[part], figures.get(f"{part}/count", whole)) for part in parts}, (
+        bool(stops),
+        bool(saves),
+    )
 
 
 def _seed(seed: int, device: torch.device) -> None:

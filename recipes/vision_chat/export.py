@@ -71,9 +71,9 @@ def write(model: Any, sight: "Sight", config: VisionChatConfig, out: Path) -> No
     """The directory that AutoModelForImageTextToText and AutoProcessor load, answer.py and its settings."""
     from recipes.vision_chat import alone
     from recipes.vision_chat.encode import PicturedEncoder
-    from recipes.vision_chat.replies import _ends
+    from recipes.vision_chat.replies import ends_of
 
-    ends = _ends(PicturedEncoder(sight.processor), sight)
+    ends = ends_of(PicturedEncoder(sight.processor), sight)
     for name, value in ends.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(out)

@@ -28,7 +28,7 @@ def replies(
         given = {name: value.to(model.device) for name, value in given.items()}
         with torch.inference_mode():
             ids = model.generate(
-                **given, do_sample=False, max_new_tokens=decoding.max_new_tokens, **_ends(encoder, sight)
+                **given, do_sample=False, max_new_tokens=decoding.max_new_tokens, **ends_of(encoder, sight)
             )
         written = ids[:, given["input_ids"].shape[1] :]
         texts = sight.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -42,7 +42,7 @@ def _prompt(encoder: "PicturedEncoder", sight: "Sight", messages: "Messages", pi
     return encoder.prompt(messages, [opened(one, sight.longest_side) for one in pictures])
 
 
-def _ends(encoder: "PicturedEncoder", sight: "Sight") -> dict[str, int]:
+def ends_of(encoder: "PicturedEncoder", sight: "Sight") -> dict[str, int]:
     """Where an answer stops: at the token by which the template ends a turn."""
     stop = encoder.chat.template.stop_token
     found = {"eos_token_id": stop} if stop is not None else {}

@@ -1,5 +1,5 @@
 """Catches a checkpoint that the next step tears, one that is begun before the last is written, and a full disk that
-hangs the other processes, loses the last good checkpoint or goes unsaid."""
+hangs the other processes, loses the last good checkpoint or goes unsaid, and a request for one that is not heard."""
 
 import errno
 import os
@@ -16,10 +16,12 @@ from pipeline.run.files import digest_of
 from pipeline.run.launch import Launch
 from pipeline.run.memory import Size, moment_bytes, snapshot
 from pipeline.train import checkpoint
+from pipeline.train.fit import fit
 from pipeline.train.loop import Trainer, steps
 from pipeline.train.optimizer import parameter_groups
 from tests.faults.test_checkpoint import ALONE
 from tests.helpers import Toy, launch, toy_training
+from tests.test_drawing import toy_context
 
 
 class Gate:
@@ -158,3 +160,38 @@ def test_the_plan_knows_what_a_copy_takes(ema):
     moments = moment_bytes(parameter_groups(net, trainer.training))
     planned = snapshot(Size(count, count, moments, 0, 0), trainer.training, Launch(Path(), 1, None, {}))
     assert planned == sum(tensor.nbytes for tensor in copied.values())
+
+
+class Asking(Toy):
+    """A toy in whose third step somebody asks for a checkpoint."""
+
+    place: Path
+
+    def loss(self, turn, nets, batch, clock):
+        if clock.step == 2:
+            (self.place / "save").touch()
+        return super().loss(turn, nets, batch, clock)
+
+
+def steps_saved(directory):
+    return [int(path.name.removeprefix("step-")) for path in checkpoint.published(directory)]
+
+
+def test_a_file_asks_for_a_checkpoint_after_the_step_that_follows(tmp_path):
+    recipe = Asking(toy_training())
+    recipe.place = tmp_path
+    fit(recipe, toy_context(tmp_path, save_steps=100, save_total_limit=9), ALONE)
+    assert steps_saved(tmp_path / "checkpoints") == [4, 6]  # and the last step's
+    assert not (tmp_path / "save").exists()
+
+
+def test_minutes_ask_for_checkpoints_and_an_ordinary_run_has_the_steps_alone(tmp_path):
+    for name, given, expected in (
+        ("minutes", {"save_steps": 100, "save_minutes": 1e-9}, [1, 2, 3, 4, 5, 6]),
+        ("steps", {"save_steps": 4, "save_minutes": 9}, [4, 6]),
+    ):
+        (tmp_path / name).mkdir()
+        context = toy_context(tmp_path / name, save_total_limit=9, **given)
+        fit(Toy(toy_training()), context, ALONE)
+        assert steps_saved(tmp_path / name / "checkpoints") == expected
+        assert context.made["checkpoint_seconds"] > 0
