@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,7 @@ MANIFEST = "manifest.json"
 WRITTEN = ".written"  # beside a share: its size and sha256, for process 0
 POLL_SECONDS = 0.02  # how often process 0 looks for them
 LAST_SECONDS = 60.0  # that a run which ends in an error leaves to a checkpoint under way
+BEHIND = 15  # nice value of the thread that writes
 CHUNK = 1 << 24  # bytes that are hashed and written at a time
 
 
@@ -119,6 +121,8 @@ class _Writing:
         threading.Thread(target=self._run, name=f"checkpoint {step}", daemon=True).start()
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own: training's come first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         try:
             path = self.staged / _name(self.runtime.rank)
             written = {"size": 0, "sha256": write_tensors(path, self.share)}

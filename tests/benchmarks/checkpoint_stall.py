@@ -20,7 +20,7 @@ from pipeline.train import checkpoint
 from pipeline.train.loop import steps
 from tests.benchmarks.workload import Rows, new_model, on_the_cpu, our_trainer, print_line, spread, training
 
-REPEATS, THREADS, LENGTH, VOCABULARY, WIDTH = 5, 2, 64, 8192, 512
+REPEATS, THREADS, LENGTH, VOCABULARY, WIDTH = 9, 2, 64, 8192, 512
 LAYER = 4 * WIDTH**2 + 3 * WIDTH * 4 * WIDTH  # parameters
 
 
@@ -80,7 +80,7 @@ def main(parameters: int, repeats: int = REPEATS) -> None:
     size = sum(tensor.nbytes for tensor in held.values())
     ratios = [ours / theirs for ours, theirs in zip(found["stall"], found["torch.save"], strict=True)]
     print_line(
-        benchmark="checkpoint_stall",
+        "checkpoint_stall",
         gigabytes=size / 1e9,
         ratio=spread(ratios),
         seconds={name: spread(values) for name, values in found.items()},
