@@ -65,14 +65,12 @@ def scores_of(name: str, said: list[str], own: list[str], resamples: int) -> lis
     for title, units in (("word error rate", pairs), ("character error rate", letters)):
         errors = np.array([edits(one, other) for one, other in units])
         lengths = np.array([len(other) for _, other in units])
-        protocol = (
-            f"edits over the length of what is said, {NORMALISER}; of the {name}; 95% bootstrap over clips"
-        )
+        protocol = f"edits over the length of what is said, {NORMALISER}; 95% bootstrap interval over clips"
         interval = bootstrap_interval(errors, lengths, resamples, seed=0)
         value = float(errors.sum() / lengths.sum())
         found.append(Score(title, name, value, interval, "share", len(units), protocol, "lower"))
     right = sum(one == other for one, other in pairs)
-    protocol = f"equal {NORMALISER}; of the {name}; Wilson interval"
+    protocol = f"equal {NORMALISER}; Wilson interval"
     interval = wilson_interval(right, len(pairs))
     share = right / len(pairs)
     return [

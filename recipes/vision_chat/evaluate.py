@@ -93,7 +93,7 @@ def _grey(picture: bytes) -> bytes:
 
 
 def _nats(name: str, nats: np.ndarray, counts: np.ndarray, resamples: int) -> Score:
-    protocol = f"of answers' tokens, of the {name}; 95% bootstrap interval over rows"
+    protocol = "of answers' tokens; 95% bootstrap interval over rows"
     interval = bootstrap_interval(nats, counts, resamples, seed=0)
     value = float(nats.sum() / counts.sum())
     return Score("held-out nats a token", name, value, interval, "nats/token", len(nats), protocol, "lower")
@@ -102,9 +102,7 @@ def _nats(name: str, nats: np.ndarray, counts: np.ndarray, resamples: int) -> Sc
 def _right(name: str, said: list[str], own: list[str]) -> Score:
     """Answers that are, but for letters' case, marks at the end and white space, what stands there."""
     flags = [plain(one) == plain(other) for one, other in zip(said, own, strict=True)]
-    protocol = (
-        f"last answers that are the row's own, whatever case and last mark; of the {name}; Wilson interval"
-    )
+    protocol = "last answers that are the row's own, whatever case and last mark; Wilson interval"
     hits, count = sum(flags), len(flags)
     interval = wilson_interval(hits, count)
     return Score("answers right", name, hits / count, interval, "share", count, protocol, "higher")
