@@ -82,6 +82,20 @@ def download(package: Package) -> Path:
             raise UserError(
                 f"{file.name} has the sha256 {found}\nexpected: {package.sha256}\n{package.way_out}"
             )
-        with tarfile.open(file) as archive:
-            archive.extractall(Path(scratch) / "root", filter="data")
+        _unpack(file, (Path(scratch) / "root").resolve())
         return cached.settle(Path(scratch) / "root" / "package", place, package.holds)
+
+
+def _unpack(file: Path, out: Path) -> None:
+    """The archive's regular files, none of them outside `out`; links and devices are left behind.
+
+    By hand, for extractall's own filter is missing from Python 3.10 and 3.11 as some systems ship them.
+    """
+    with tarfile.open(file) as archive:
+        for member in archive:
+            place = (out / member.name).resolve()
+            content = archive.extractfile(member) if member.isfile() and out in place.parents else None
+            if content is not None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with content, open(place, "wb") as written:
+                    shutil.copyfileobj(content, written)

@@ -205,3 +205,19 @@ def test_prepared_scenes_are_in_hashed_order(tmp_path):
     assert len(np.unique(images.labels)) > 40 and "classes" not in json.loads(
         (tmp_path / "ledger.json").read_text()
     )
+
+
+def test_an_archive_writes_nothing_outside_its_folder(tmp_path):
+    """Catches a member that climbs out, and a link that a later member is written through."""
+    (tmp_path / "a").write_text("inside")
+    with tarfile.open(tmp_path / "bad.tgz", "w:gz") as file:
+        for name in ("package/a", "../out", str(tmp_path / "absolute")):
+            member = tarfile.TarInfo(name)
+            member.size = 6
+            file.addfile(member, io.BytesIO(b"inside"))
+        link = tarfile.TarInfo("package/link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        file.addfile(link)
+    npm._unpack(tmp_path / "bad.tgz", tmp_path / "root")
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert found == {"a", "bad.tgz", "root/package/a"}

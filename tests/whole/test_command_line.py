@@ -178,6 +178,7 @@ BUILT_ON = {
     "text_to_image": {"recipes.diffusion"},
     "text_to_image_lora": {"recipes.diffusion"},
     "augmentation": {"recipes.molecules"},
+    "vision_chat": {"recipes.captioning"},
 }
 
 

@@ -94,16 +94,19 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+SPOKEN = ("ca", "el", "es", "fr", "ro", "ru")  # languages of the recipes that read Tux Paint's clips
+
+
 def write_sounds(folder: Path) -> None:
     """A few clips where the two Debian packages have theirs."""
     wave = np.stack([np.sin(np.arange(4000) / 20) / 2] * 2, 1)
-    spoken = [f"animals/cow{n}_desc_{language}.ogg" for language in ("el", "es", "ro", "ru") for n in range(9)]
+    spoken = [f"animals/cow{n}_desc_{language}.ogg" for language in SPOKEN for n in range(9)]
     for place in ("sonic/ambi_choir.flac", "sonic/tabla_tun3.flac", *(f"tuxpaint/{name}" for name in spoken)):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / place, wave, 44_100)
     (folder / "tuxpaint" / "symbols").mkdir()
     for number in range(9):
-        told = "".join(f"{language}.utf8=cow {number}\n" for language in ("el", "es", "ro", "ru"))
+        told = "".join(f"{language}.utf8=cow {number}\n" for language in SPOKEN)
         (folder / f"tuxpaint/animals/cow{number}.txt").write_text(f"A cow.\n{told}")
     (folder / "spoken").mkdir()
     for number in range(20):
