@@ -125,9 +125,9 @@ class _Writing:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         try:
             path = self.staged / _name(self.runtime.rank)
-            written = {"size": 0, "sha256": write_tensors(path, self.share)}
-            written["size"] = path.stat().st_size
+            digest = write_tensors(path, self.share)
             self.share = {}
+            written = {"size": path.stat().st_size, "sha256": digest}
             write_json(path.with_name(path.name + WRITTEN), written)
             self.share_written.set()
             if self.runtime.is_main:
@@ -192,8 +192,8 @@ def _copied(tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> dict[str
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """A safetensors file of fp32 CPU tensors, on the disk; returns its sha256.
 
-    Written here, in chunks, for safetensors' own function holds every other thread up while it writes, and the sum
-    would need a second pass.
+    Written here, in chunks: one pass writes and sums, and what a disk refuses comes as an OSError with its number,
+    which every process is told; safetensors' own function gives words alone.
     """
     header: dict[str, dict] = {}
     begin = 0

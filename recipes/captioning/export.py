@@ -1,7 +1,6 @@
 """Stage `export`: a directory that transformers loads, whose captions in a fresh process are the live model's."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ def run(context: Context) -> dict[str, Any]:
     from recipes.captioning.model import DIRECTORY, load
     from recipes.captioning.processor import Eyes
     from recipes.common import card
+    from recipes.common.alone import compare
     from recipes.common.images.dataset import PreparedImages
     from recipes.common.images.sheet import encoded
 
@@ -47,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     for file, picture in zip(files, pictures, strict=True):
         file.write_bytes(encoded(picture, "PNG"))
     said = live(model, eyes, pictures, config)
-    measured = compare(said_afresh(out, files), said)
+    measured = {"captions_equal": compare(said_afresh(out, files), said)}
     write_json(out / EXAMPLES / "captions.json", dict(zip([file.name for file in files], said, strict=True)))
     about = _about(config, measured, said[0])
     (out / "README.md").write_text(card.render(context, about), "utf-8")
@@ -74,26 +74,10 @@ def live(model: Any, eyes: "Eyes", pictures: Any, config: CaptioningConfig) -> l
 
 
 def said_afresh(directory: Path, pictures: list[Path]) -> list[str]:
-    """What describe.py says, in a process that has no module of ours.
+    """What describe.py says, in a process that has no module of ours. Raises RuntimeError where it fails."""
+    from recipes.common.alone import run_alone
 
-    Raises:
-        RuntimeError: it ended in an error.
-    """
-    import subprocess
-
-    command = [sys.executable, directory / FILE, *pictures]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the exported directory says nothing:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
-
-
-def compare(said: list[str], live: list[str]) -> dict[str, int]:
-    """How many captions were compared; raises RuntimeError where one differs."""
-    for one, other in zip(said, live, strict=True):
-        if one != other:
-            raise RuntimeError(f"the exported directory says {one!r}, the live model {other!r}")
-    return {"captions_equal": len(live)}
+    return json.loads(run_alone(directory, FILE, *map(str, pictures)))
 
 
 def _about(config: CaptioningConfig, measured: dict[str, int], said: str) -> "About":

@@ -23,20 +23,13 @@ def estimate(config: CaptioningConfig) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write model/, the shadow's weights where there is one."""
-    from pipeline.train.engine import start_runtime, stop_runtime
-    from pipeline.train.fit import fit, held_out_means
     from recipes.captioning.captioner import Captioner
     from recipes.captioning.model import save
+    from recipes.common.training import train_whole
 
-    runtime = start_runtime(context.config.run.threads)
     recipe = Captioner(context.config, context.inputs["prepare"], context.inputs["processor"])
-    trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, trainer.updates)
-    weights = trainer.weights("captioner", ema=bool(recipe.training.ema_decay))
-    if runtime.is_main:
-        save(recipe.nets()["captioner"], weights, recipe.training.lora, context.out)
-    stop_runtime()
-    return metrics | {"steps": trainer.updates, "images": trainer.updates * recipe.training.train_batch_size}
+    lora = recipe.training.lora
+    return train_whole(recipe, context, lambda net, weights, out: save(net, weights, lora, out))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def compare(said: list[str], live: list[str]) -> int:
+    """How many texts of a published file equal the live model's; raises RuntimeError where one differs."""
+    for one, other in zip(said, live, strict=True):
+        if one != other:
+            raise RuntimeError(f"the exported directory says {one!r}, the live model {other!r}")
+    return len(live)
+
+
 def run_alone(directory: Path, file: str, *arguments: str, given: str | None = None) -> str:
     """What `python FILE ARGUMENTS` prints, run as a stranger would from `directory`. given: its standard input.
 

@@ -9,6 +9,8 @@ from pipeline.run.stage import Context
 from pipeline.train.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.train.loop import Trainer
 
 NETS = "nets.json"
@@ -36,6 +38,27 @@ def train(
     stop_runtime()
     steps = trainer.updates
     return {"steps": steps, recipe.unit: steps * recipe.training.train_batch_size}
+
+
+def train_whole(
+    recipe: Recipe, context: Context, save: "Callable[[Any, dict[str, Tensor], Path], None]"
+) -> dict[str, Any]:
+    """Fit a recipe of one net that is published whole, in the form of its library.
+
+    save: (net, its trained weights, the shadow's where there is one; directory); process 0 calls it.
+    """
+    from pipeline.train.engine import start_runtime, stop_runtime
+    from pipeline.train.fit import fit, held_out_means
+
+    runtime = start_runtime(context.config.run.threads)
+    trainer = fit(recipe, context, runtime)
+    metrics = held_out_means(trainer, 0, trainer.updates)
+    (turn,), steps = recipe.turns, trainer.updates
+    weights = trainer.weights(turn, ema=bool(recipe.training.ema_decay))
+    if runtime.is_main:
+        save(recipe.nets()[turn], weights, context.out)
+    stop_runtime()
+    return metrics | {"steps": steps, recipe.unit: steps * recipe.training.train_batch_size}
 
 
 def trained_here(recipe: Recipe) -> "Trainer":

@@ -18,20 +18,13 @@ def estimate(config: TranscriptionConfig) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write model/, the shadow's weights where there is one."""
-    from pipeline.train.engine import start_runtime, stop_runtime
-    from pipeline.train.fit import fit, held_out_means
+    from recipes.common.training import train_whole
     from recipes.transcription.model import save
     from recipes.transcription.transcriber import Transcriber
 
-    runtime = start_runtime(context.config.run.threads)
     recipe = Transcriber(context.config, context.inputs["prepare"], context.inputs["processor"])
-    trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, trainer.updates)
-    weights = trainer.weights("transcriber", ema=bool(recipe.training.ema_decay))
-    if runtime.is_main:
-        save(recipe.nets()["transcriber"], weights, recipe.training.lora, recipe.ears, context.out)
-    stop_runtime()
-    return metrics | {"steps": trainer.updates, "clips": trainer.updates * recipe.training.train_batch_size}
+    lora = recipe.training.lora
+    return train_whole(recipe, context, lambda net, weights, out: save(net, weights, lora, recipe.ears, out))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def run(context: Context) -> dict[str, Any]:
     """
     from recipes.captioning.model import DIRECTORY, load
     from recipes.common import card
+    from recipes.common.alone import compare
     from recipes.vision_chat.chatter import Sight
     from recipes.vision_chat.prepare import Talks
 
@@ -43,7 +44,7 @@ def run(context: Context) -> dict[str, Any]:
     (out / EXAMPLES).mkdir()
     files = write_examples(pictures, out)
     said = live(model, sight, question, pictures, config)
-    measured = compare(said_afresh(out, question, files), said)
+    measured = {"answers_equal": compare(said_afresh(out, question, files), said)}
     write_json(out / EXAMPLES / "answers.json", {"question": question, **dict(zip(files, said, strict=True))})
     (out / "README.md").write_text(card.render(context, _about(config, measured, question, said[0])), "utf-8")
     return measured
@@ -100,14 +101,6 @@ def said_afresh(directory: Path, question: str, files: list[str]) -> list[str]:
     from recipes.common.alone import run_alone
 
     return json.loads(run_alone(directory, FILE, question, *files))
-
-
-def compare(said: list[str], live: list[str]) -> dict[str, int]:
-    """How many answers were compared; raises RuntimeError where one differs."""
-    for one, other in zip(said, live, strict=True):
-        if one != other:
-            raise RuntimeError(f"the exported directory says {one!r}, the live model {other!r}")
-    return {"answers_equal": len(live)}
 
 
 def _about(config: VisionChatConfig, measured: dict[str, int], question: str, said: str) -> "About":

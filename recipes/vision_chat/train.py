@@ -18,20 +18,13 @@ def estimate(config: VisionChatConfig) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """Write model/, the shadow's weights where there is one."""
-    from pipeline.train.engine import start_runtime, stop_runtime
-    from pipeline.train.fit import fit, held_out_means
     from recipes.captioning.model import save
+    from recipes.common.training import train_whole
     from recipes.vision_chat.chatter import Chatter
 
-    runtime = start_runtime(context.config.run.threads)
     recipe = Chatter(context.config, context.inputs["prepare"], context.inputs["tokenize"])
-    trainer = fit(recipe, context, runtime)
-    metrics = held_out_means(trainer, 0, trainer.updates)
-    weights = trainer.weights("chatter", ema=bool(recipe.training.ema_decay))
-    if runtime.is_main:
-        save(recipe.nets()["chatter"], weights, recipe.training.lora, context.out)
-    stop_runtime()
-    return metrics | {"steps": trainer.updates, "rows": trainer.updates * recipe.training.train_batch_size}
+    lora = recipe.training.lora
+    return train_whole(recipe, context, lambda net, weights, out: save(net, weights, lora, out))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from recipes.captioning.describe import captions_of, written
 from recipes.captioning.evaluate import PARTS, _right, same
 from recipes.captioning.model import DIRECTORY, load, save
 from recipes.captioning.processor import Eyes
+from recipes.common.alone import compare
 from recipes.common.images.dataset import PreparedImages
 from recipes.common.images.scenes import scene_of
 from recipes.common.training import trained_here
@@ -117,9 +118,9 @@ def test_an_export_says_the_same_by_transformers_alone(learnt, tmp_path):
         files.append(tmp_path / "examples" / f"{number}.png")
         Image.fromarray(picture).save(files[-1])
     live = export.live(model, eyes, images, config)
-    assert export.compare(export.said_afresh(tmp_path, files), live) == {"captions_equal": 3}
+    assert compare(export.said_afresh(tmp_path, files), live) == 3
     with pytest.raises(RuntimeError, match="the exported directory says"):
-        export.compare(live, [*live[:2], "something else"])
+        compare(live, [*live[:2], "something else"])
 
 
 def test_pictures_of_ones_own_are_described_and_others_refused(learnt, tmp_path):
