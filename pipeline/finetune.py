@@ -44,7 +44,7 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.train.fit import fit
 
     config, training = context.config, context.config.finetune
-    runtime = start_runtime(config.run.threads, training.sequence_parallel_size)
+    runtime = start_runtime(config.run.threads, training.sequence_parallel_size, timeout=config.run.timeout)
     base = context.inputs["pretrain" if config.pretrain else "base"] / "model"
     digest = tokenizer_digest(base)
     shards = tuple(

@@ -46,7 +46,7 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.train.fit import fit
 
     config, training = context.config, context.config.prefer
-    runtime = start_runtime(config.run.threads)
+    runtime = start_runtime(config.run.threads, timeout=config.run.timeout)
     base = model_before(context.inputs)
     reference = {
         split: np.load(context.inputs["reference"] / f"{split}.npy") if training.referenced else None

@@ -90,7 +90,7 @@ def learn(
     from pipeline.train.fit import fit, held_out_means
 
     config, digest = context.config, tokenizer_digest(origin)
-    runtime = start_runtime(config.run.threads, training.sequence_parallel_size)
+    runtime = start_runtime(config.run.threads, training.sequence_parallel_size, timeout=config.run.timeout)
     shards = tuple(
         Shard.open(context.inputs["tokenize"], f"documents.{split}", digest)
         for split in ("train", "held_out")

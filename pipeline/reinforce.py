@@ -56,7 +56,7 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.train.fit import fit
 
     config, training = context.config, context.config.reinforce
-    runtime = start_runtime(config.run.threads)
+    runtime = start_runtime(config.run.threads, timeout=config.run.timeout)
     base = model_before(context.inputs)
     train, held = rows(context, base, "train", training.seed), rows(context, base, "held_out", None)
     training = training.over(train.length * training.num_iterations)

@@ -41,7 +41,7 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.train.fit import fit
 
     config, training = context.config, context.config.reward_model
-    runtime = start_runtime(config.run.threads)
+    runtime = start_runtime(config.run.threads, timeout=config.run.timeout)
     base = model_before(context.inputs)
     train, held = rows(context, base, "train", training.seed), rows(context, base, "held_out")
     training = training.over(train.length)

@@ -15,7 +15,7 @@ from pipeline.run.errors import UserError, nearest
 class Section(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Schema = type[Section] | Callable[[dict[str, Any]], type[Section]]
@@ -70,6 +70,16 @@ class Run(Section):
     )
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = how(
         (), "trackers fed beside metrics.jsonl"
+    )
+    until_step: int | None = how(
+        None,
+        "optimizer step of a training stage after which it saves and stops, as if asked to; none: its last",
+        ge=1,
+    )
+    timeout: float = how(
+        1800.0,
+        "seconds without a training step or a batch of evaluation after which a run is taken to hang",
+        gt=0,
     )
     threads: int | None = how(None, "CPU threads a process; none: cores divided by processes", ge=1)
 
@@ -198,6 +208,8 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep\nexpected: sections with settings") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(tree, dict):

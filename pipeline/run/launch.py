@@ -17,6 +17,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.machine import as_environment
 from pipeline.run.plan import Batches, check_optimizer
 from pipeline.run.shipped import LAUNCH, find_launch_file
+from pipeline.run.supervise import heeded
 
 DEFAULT = LAUNCH / "zero2.yaml"
 DISTRIBUTED = ("NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED")
@@ -27,7 +28,8 @@ class Launch:
     """A launch file as far as training depends on it.
 
     zero_stage: None without DeepSpeed; deepspeed: what the file, or the DeepSpeed config it names, says beside it;
-    gpus: of this host, where processes take one each; None where they do not, or are spread over several hosts.
+    gpus: of this host, where processes take one each; None where they do not, or are spread over several hosts; plain:
+    what the environment of a single process must say, which needs no launcher; None: it has one.
     """
 
     path: Path
@@ -35,6 +37,7 @@ class Launch:
     zero_stage: int | None
     deepspeed: dict[str, Any]
     gpus: int | None = None
+    plain: dict[str, str] | None = None
 
 
 def read_launch(run: Run) -> Launch:
@@ -58,8 +61,14 @@ def read_launch(run: Run) -> Launch:
         )
     settings = _deepspeed_settings(path, tree) if kind == "DEEPSPEED" else {}
     stage = settings.get("zero_stage") if kind == "DEEPSPEED" else None
-    gpus = None if tree.get("use_cpu") or int(tree.get("num_machines") or 1) > 1 else _gpus() or None
-    return Launch(path, _processes(run, tree, kind, gpus), stage, settings, gpus)
+    several = int(tree.get("num_machines") or 1) > 1
+    gpus = None if tree.get("use_cpu") or several else _gpus() or None
+    processes = _processes(run, tree, kind, gpus)
+    plain = {"ACCELERATE_USE_CPU": str(bool(tree.get("use_cpu"))).lower()}
+    if tree.get("gpu_ids") not in (None, "all"):
+        plain["CUDA_VISIBLE_DEVICES"] = str(tree["gpu_ids"])
+    alone = kind == "NO" and processes == 1 and not several
+    return Launch(path, processes, stage, settings, gpus, plain if alone else None)
 
 
 def _processes(run: Run, tree: dict[str, Any], kind: str, gpus: int | None) -> int:
@@ -206,7 +215,10 @@ def check_trackers(run: Run) -> None:
 
 
 def launch_command(launch: Launch, module: str, arguments: list[str]) -> list[str]:
-    """`accelerate launch` on this machine, on a port of its own so that two runs do not meet."""
+    """`accelerate launch` on this machine, on a port of its own so that two runs do not meet; a single process as it
+    is, for accelerate's launcher of one passes no signal on."""
+    if launch.plain is not None:
+        return [sys.executable, "-m", module, *arguments]
     processes = ["--num_processes", str(launch.num_processes)]
     port = ["--main_process_port", str(_free_port())]
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch.path)]
@@ -219,13 +231,16 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch_environment() -> dict[str, str]:
-    """The environment of a launched stage: time to save after a signal, and Slurm's notice forwarded."""
+def launch_environment(launch: Launch | None = None) -> dict[str, str]:
+    """The environment of a stage: time to save after a signal, and every signal that asks to forwarded."""
     return os.environ | {
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300"),
-        "PET_SIGNALS_TO_HANDLE": os.environ.get("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGUSR1"),
+        "PET_SIGNALS_TO_HANDLE": os.environ.get(
+            "PET_SIGNALS_TO_HANDLE", ",".join(number.name for number in heeded())
+        ),
         "TOKENIZERS_PARALLELISM": "false",
         **as_environment(),
+        **((launch and launch.plain) or {}),
         **({} if _gpus() else {"DS_ACCELERATOR": "cpu"}),  # else DeepSpeed warns that it looked for others
     }
 

@@ -75,7 +75,7 @@ def _chosen() -> Precision:
         return Precision(True, "this CPU has AMX, which multiplies bf16")
     ratio = bf16_over_fp32()
     return Precision(
-        ratio > 1, f"this CPU multiplies matrices in bf16 at {ratio:.1f} times the speed of fp32"
+        ratio > 1, f"this CPU multiplies matrices in bf16 at {ratio:.2g} times the speed of fp32"
     )
 
 

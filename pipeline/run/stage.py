@@ -20,7 +20,7 @@ from pipeline.run.errors import UserError, nearest
 from pipeline.run.files import check_name, check_writable, write_json
 from pipeline.run.resolve import resolved
 from pipeline.run.shipped import RECIPES, find_recipe
-from pipeline.run.supervise import claim, follow_launcher
+from pipeline.run.supervise import claim, follow_parent
 from pipeline.run.terminal import divert, report_error
 
 MICRO_BATCH = "micro_batch.json"  # beside the checkpoints: how their steps were cut; no part of what they are
@@ -200,6 +200,8 @@ def execute(config: Any, stages: tuple[Stage, ...], stage: Stage, terminal: Text
     is_main = int(os.environ.get("RANK", "0")) == 0
     made = directory_of(config, stage.name)
     with claim(made.parent / ".partial" / f"{stage.name}.lock", str(made)) if is_main else nullcontext():
+        if is_main:  # what an earlier attempt ended with
+            (made.parent / "logs" / f"{stage.name}.error").unlink(missing_ok=True)
         description = _make(config, stage, terminal, is_main)
         if stage.view and is_main:
             artifact.discard(made)
@@ -288,7 +290,7 @@ def run_alone(name: str, arguments: list[str]) -> int:
         return 2
     logs, errors = None, os.dup(2)
     if "RANK" in os.environ:
-        follow_launcher()
+        follow_parent()
     try:
         config, stages = open_recipe(Path(arguments[0]), arguments[1:])
         stage = next((stage for stage in stages if stage.name == name), None)

@@ -5,57 +5,118 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline.run.errors import UserError
 
+SECOND_SECONDS = 2.0  # apart, two requests to stop are two: one Ctrl-C reaches a process by several ways
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+# Gloo's and NCCL's words for a neighbour that left (torch 2.13).
+LOST = re.compile(r"gloo/transport|[Cc]onnection (closed|reset) by|Broken pipe|NCCL|Socket (Timeout|closed)")
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # some network file systems
 
 
 def run_process(command: list[str], log: Path, environment: dict[str, str]) -> tuple[int, bool]:
-    """Run `command` with its stderr in `log`; its exit code, and whether it was asked to stop."""
+    """Run `command` with its stderr in `log`; its exit code, and whether it was asked to stop.
+
+    Where this process is killed, the command is asked to stop: it saves.
+    """
     with open(log, "w") as errors:
-        process = subprocess.Popen(command, stderr=errors, env=environment)
+        process = subprocess.Popen(
+            command, stderr=errors, env=environment, preexec_fn=lambda: follow_parent(signal.SIGTERM)
+        )
     return forwarded(process.wait, process.send_signal)
 
 
 def forwarded(wait: Callable[[], int], send: Callable[[int], object]) -> tuple[int, bool]:
     """What `wait` gives, a process's exit code, and whether that was asked to stop meanwhile.
 
-    SIGTERM and SIGUSR1 (Slurm's notice) are passed on. Ctrl-C is not: the terminal sends it to every process.
+    SIGTERM, SIGHUP and SIGUSR1 (Slurm's notice) are passed on. Ctrl-C is not: the terminal sends it to every process.
+    Asked to stop a second time, SIGKILL: a launcher's processes follow it.
     """
-    asked: list[int] = []
+    asked: dict[int, float] = {}
+
+    def note(number: int) -> bool:
+        """Whether it is asked for the second time."""
+        now = time.monotonic()
+        return now - asked.setdefault(number, now) > SECOND_SECONDS and number != signal.SIGUSR1
 
     def pass_on(number: int, frame: object) -> None:
-        asked.append(number)
-        send(number)
+        send(signal.SIGKILL if note(number) else number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, pass_on) for number in heeded() if number != signal.SIGINT}
     try:
         while True:
             try:
                 return wait(), bool(asked)
             except KeyboardInterrupt:
-                asked.append(signal.SIGINT)
+                if note(signal.SIGINT):
+                    send(signal.SIGKILL)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def follow_launcher() -> None:
-    """Have the kernel end this process when its launcher dies. Linux only: no other kernel offers it.
+def heeded() -> list[signal.Signals]:
+    """The signals that ask a run to save and stop. A hang-up is not one below `nohup`."""
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    return numbers if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*numbers, signal.SIGHUP]
+
+
+def follow_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process `number` when its parent dies. Linux only: no other kernel offers it.
 
     torchrun gives each worker a session of its own, so SIGKILL to the launcher's group misses them: they would train
     on, and write into the run that the next command resumes.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, number)
+
+
+def peers() -> list[tuple[int, Any]]:
+    """(rank, psutil's process) of the other training processes that this one's launcher has on this host."""
+    import psutil
+
+    if "RANK" not in os.environ:
+        return []
+    found = []
+    for child in psutil.Process(os.getppid()).children():
+        try:
+            theirs = child.environ()
+        except psutil.Error:  # it has ended
+            continue
+        if child.pid != os.getpid() and theirs.get("MASTER_PORT") == os.environ["MASTER_PORT"]:
+            found.append((int(theirs.get("RANK", -1)), child))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def lost_peers(error: BaseException) -> str | None:
+    """What to say where `error` is a collective's, about a process that is no longer there; None: it is another."""
+    chain: BaseException | None = error
+    while chain is not None and not (isinstance(chain, RuntimeError) and LOST.search(str(chain))):
+        chain = chain.__cause__ or chain.__context__
+    if chain is None or "RANK" not in os.environ:
+        return None
+    there = {rank for rank, _ in peers()} | {int(os.environ["RANK"])}
+    first = int(os.environ["RANK"]) - int(os.environ.get("LOCAL_RANK", 0))
+    local = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    gone = [str(rank) for rank in local if rank not in there]
+    who = (
+        f"process {' and '.join(gone)} of this host"
+        if gone
+        else "a process on another host, or the way there,"
+    )
+    return (
+        f"{who} is gone: killed, out of memory, or cut off; the same command goes on from the last checkpoint"
+    )
 
 
 @contextmanager

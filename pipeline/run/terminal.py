@@ -1,13 +1,19 @@
 """What a person sees: our own lines. What libraries chatter goes to a log file, and errors say where it is."""
 
+import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from pipeline.run.errors import Interrupted, UserError
+from pipeline.run.supervise import lost_peers
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+CAUSE_SECONDS = 3.0  # that the process which failed first has to say why
 
 T = TypeVar("T")
 
@@ -38,12 +44,37 @@ def bar(items: Iterable[T], words: str, terminal: TextIO, total: int | None = No
 
 def report_error(error: Exception, logs: Path | None, name: str) -> int:
     """Leave the error where the launching command finds it; return 2 (the user's), 3 (stopped on request) 1 (ours)."""
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        error = UserError(
+            f"{os.strerror(error.errno)}: {error.filename or 'a file of this run'}\n"
+            "way out: make room or mend it; the same command goes on from what is whole"
+        )
     code = {UserError: 2, Interrupted: 3}.get(type(error), 1)
+    if code == 1 and logs is not None and (lost := lost_peers(error)):
+        return _report_lost(lost, logs / f"{name}.error")
     text = "".join(traceback.format_exception(error)) if code == 1 else str(error)
     print(text if code == 1 else f"error: {text}", file=sys.stderr, flush=True)
     if logs is not None:
-        try:
-            (logs / f"{name}.error").write_text(f"{code}\n{text}")
-        except OSError:
-            return code
+        leave_word(logs / f"{name}.error", code, text)
     return code
+
+
+def _report_lost(lost: str, word: Path) -> int:
+    """Leave the cause to the process that has it, where it can still speak; else say which one is gone."""
+    patience = time.monotonic() + CAUSE_SECONDS
+    while not word.is_file() and time.monotonic() < patience:
+        time.sleep(0.1)
+    print(f"error: {lost}", file=sys.stderr, flush=True)
+    leave_word(word, 1, lost)
+    return 1
+
+
+def leave_word(word: Path, code: int, text: str) -> bool:
+    """Write the file that tells the launching command why a stage ended; False where another process has: the first
+    of them knows the cause, the others its consequences."""
+    try:
+        with open(word, "x") as file:
+            file.write(f"{code}\n{text}")
+    except OSError:
+        return False
+    return True

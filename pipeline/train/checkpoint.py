@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.run.errors import UserError
-from pipeline.run.files import digest_of, sync, write_json
+from pipeline.run.files import digest_of, digest_of_tree, sealed, sync, write_json
 from pipeline.train.engine import Runtime
 
 MANIFEST = "manifest.json"
@@ -67,10 +67,7 @@ class Writer:
         """
         self.finish()
         staged = self.directory / f".step-{step:08d}"
-        if self.runtime.is_main:
-            shutil.rmtree(staged, ignore_errors=True)
-            staged.mkdir(parents=True)
-        self.runtime.barrier()
+        self._agree(step, _emptied(staged) if self.runtime.is_main else None)
         share = _copied(tensors, self.runtime)
         self._writing = _Writing(staged, step, share, progress, self.keep, self.runtime)
 
@@ -83,29 +80,39 @@ class Writer:
         if self._writing is None:
             return
         writing = self._writing
-        writing.share_written.wait()
-        self._agree(writing)
-        writing.finished.wait()
-        self._agree(writing)
+        for done in (writing.share_written, writing.finished):
+            done.wait()
+            self._agree(writing.step, writing.error)
         self._writing = None
 
-    def _agree(self, writing: "_Writing") -> None:
+    def _agree(self, step: int, error: Exception | None) -> None:
         """Every process learns what went wrong on any."""
         codes = torch.zeros(self.runtime.world_size, device=self.runtime.device)
-        if writing.error is not None:
-            codes[self.runtime.rank] = getattr(writing.error, "errno", None) or errno.EIO
+        if error is not None:
+            codes[self.runtime.rank] = getattr(error, "errno", None) or errno.EIO
         found = self.runtime.sum(codes).int().tolist()
         if not any(found):
             return
-        writing.given_up.set()
+        if self._writing:
+            self._writing.given_up.set()
         self._writing = None
         rank, code = next((rank, code) for rank, code in enumerate(found) if code)
         before = published(self.directory)
         raise UserError(
-            f"the checkpoint of step {writing.step} was not written: {os.strerror(code)} on process {rank}\n"
+            f"the checkpoint of step {step} was not written: {os.strerror(code)} on process {rank}\n"
             f"the last one that is whole: {before[-1] if before else 'none'}\n"
             f"way out: make room or mend {self.directory}; the same command resumes there"
-        ) from writing.error
+        ) from error
+
+
+def _emptied(staged: Path) -> OSError | None:
+    """Make the directory that a checkpoint is written in; what the disk says where it refuses."""
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        staged.mkdir(parents=True)
+    except OSError as error:
+        return error
+    return None
 
 
 class _Writing:
@@ -148,7 +155,7 @@ class _Writing:
         for mark in marks:
             mark.unlink()
         manifest = {"step": self.step, "progress": self.progress, "files": files}
-        write_json(self.staged / MANIFEST, {**manifest, "sha256": _digest_of_manifest(manifest)})
+        write_json(self.staged / MANIFEST, sealed(manifest))
         sync(self.staged)
         final = self.staged.with_name(self.staged.name.removeprefix("."))
         if final.exists():  # written by this very run before a fall-back to an older one
@@ -217,11 +224,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_manifest(manifest: dict) -> str:
-    """The sha256 of a manifest without its own."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
 def _prune(directory: Path, newest_kept: Path, keep: int) -> None:
     """Keep `newest_kept` and the published ones before it; later ones were abandoned, others never published."""
     kept = [path for path in published(directory) if path.name <= newest_kept.name][-keep:]
@@ -249,7 +251,7 @@ def damage(checkpoint: Path) -> str | None:
         stated = manifest.pop("sha256")
     except (ValueError, AttributeError, KeyError, TypeError):
         return f"{checkpoint / MANIFEST} cannot be read"
-    if stated != _digest_of_manifest(manifest):
+    if stated != digest_of_tree(manifest):
         return f"{checkpoint / MANIFEST} has another sha256"
     for name, expected in manifest["files"].items():
         path = checkpoint / name
@@ -295,6 +297,9 @@ class Reader:
         self.progress: dict = manifest["progress"]
         self._files = [safe_open(checkpoint / name, framework="pt") for name in manifest["files"]]
         self._owner = {key: file for file in self._files for key in file.keys()}
+
+    def keys(self) -> set[str]:
+        return set(self._owner)
 
     def __call__(self, key: str) -> Tensor:
         if key not in self._owner:

@@ -1,5 +1,6 @@
 """What happens around the loop: resume, log, evaluate held-out samples, save, stop when asked."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 from pipeline.run.config import Run
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.stage import Context
+from pipeline.run.supervise import heeded
 from pipeline.train import checkpoint
 from pipeline.train.best import Best
 from pipeline.train.drawing import Drawings, alarms
@@ -18,6 +20,7 @@ from pipeline.train.engine import NonFinite, Runtime
 from pipeline.train.loop import StepInfo, Trainer, evaluate, steps
 from pipeline.train.progress import Bar, Log, Meter
 from pipeline.train.recipe import Recipe, Split, Sum
+from pipeline.train.watch import Watch
 
 
 def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
@@ -25,13 +28,23 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
 
     Where `metric_for_best_model` names a figure, the trainer ends with the weights of its best evaluation.
 
+    A run that shows no sign of life for `run.timeout` seconds ends, with every process's stacks in its log.
+
     Raises:
         UserError: the launcher's ZeRO stage is not one the recipe is tested under; no checkpoint verifies.
         NonFinite: the loss or a gradient; the message names the checkpoint that a later run resumes from.
         Interrupted: a signal asked to stop; a checkpoint was written first.
     """
     check_zero_stage(recipe.zero_stages, runtime.zero_stage)
+    run = context.config.run
+    word = context.logs / f"{context.stage.name}.error"
+    with Watch(run.timeout, word, context.terminal.write, lambda: _last(context)) as watch:
+        return _fit(recipe, context, runtime, watch)
+
+
+def _fit(recipe: Recipe, context: Context, runtime: Runtime, watch: Watch) -> Trainer:
     trainer = Trainer(recipe, runtime)
+    trainer.alive = watch.seen
     start, best = _resume(trainer, context)
     run = context.config.run
     log = Log.open(context.logs, context.stage.name, start, run.trackers, context.config, runtime)
@@ -58,7 +71,10 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
             best.see(last, figures, trainer, _kept(context))
         best.restore(trainer, _kept(context))
     except NonFinite as error:
-        raise NonFinite(f"{error}; {_last(context)}") from None
+        kept = _keep_batches(error, context, runtime)
+        raise NonFinite(
+            f"{error}{kept}\n{_last(context)}; the same command goes on from there and meets them again"
+        ) from None
     finally:
         bar.close()
         log.close()
@@ -66,6 +82,21 @@ def fit(recipe: Recipe, context: Context, runtime: Runtime) -> Trainer:
     if best.value is not None:
         context.made.update(best_step=best.step, best_figure=best.value, steps=last)
     return trainer
+
+
+def _keep_batches(error: NonFinite, context: Context, runtime: Runtime) -> str:
+    """Write the micro-batches that it came from, a file a process, to be looked at; says where."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{number}/{key}": value.contiguous()
+        for number, batch in error.batches
+        for key, value in batch.items()
+    }
+    kept = context.logs / f"{context.stage.name}.step-{error.step:08d}.rank{runtime.rank}.safetensors"
+    if tensors:
+        save_file(tensors, kept)
+    return f", kept in {kept.with_suffix('').with_suffix('')}.*"
 
 
 def _kept(context: Context) -> Path:
@@ -85,6 +116,7 @@ def _after(
 ) -> None:
     """What is due after one step: a line in the log, held-out figures, samples, a checkpoint."""
     run, done = context.config.run, info.step == trainer.training.max_steps
+    stop = info.stop or info.step == run.until_step
     meter.add(info)
     if done or info.step % run.logging_steps == 0:
         log.write(info.step, figures := meter.take(info))
@@ -99,11 +131,11 @@ def _after(
         for alarm in alarms(figures):
             context.terminal.write(f"warning: step {info.step}: {alarm}\n")
         meter.pause()
-    if done or info.stop or info.save or info.step % run.save_steps == 0:
+    if done or stop or info.save or info.step % run.save_steps == 0:
         progress = {"samples": info.samples, **best.progress()}
         _waited(context, lambda: writer.begin(info.step, trainer.tensors(), progress))
         meter.pause()
-    if info.stop and not done:
+    if stop and not done:
         _waited(context, writer.finish)
         raise Interrupted(f"stopped on request after step {info.step}; the same command resumes there")
 
@@ -193,14 +225,17 @@ def _last(context: Context) -> str:
 
 @contextmanager
 def listening() -> Iterator[Callable[[], bool]]:
-    """Within, a function that says whether SIGTERM, SIGINT or SIGUSR1 (Slurm's notice) has arrived."""
+    """Within, a function that says whether a signal that asks to stop has arrived."""
     arrived: list[int] = []
     before = {
-        number: signal.signal(number, lambda received, frame: arrived.append(received))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        number: signal.signal(number, lambda received, frame: arrived.append(received)) for number in heeded()
     }
     try:
         yield lambda: bool(arrived)
+    except Exception:
+        if "RANK" in os.environ:  # the launcher is about to ask all to stop, and this process has yet to say why
+            before = dict.fromkeys(before, signal.SIG_IGN)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

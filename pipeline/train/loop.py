@@ -6,7 +6,7 @@ and its engine updates one net. `fit` (fit.py) consumes what `steps` yields: it 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from pipeline.train.feed import ahead, collated, micro_batches, on
 from pipeline.train.recipe import Acting, Batch, Clock, Recipe, Split, Sum, derived_seed
 from pipeline.train.schedule import learning_rate_factor
 
+FEW = 8  # micro-batches named where a loss is not finite
 SMALLEST = 1e-9  # a count is a number of terms, or a sum of their weights
 
 
@@ -50,6 +51,9 @@ class Trainer:
         self.recipe, self.runtime, self.training = recipe, runtime, recipe.training
         self.batches = Batches.derive(recipe.training, runtime.world_size)
         self.updates = 0  # done, whoever runs the loop says so
+        self.alive: Callable[[int], object] = lambda step: (
+            None
+        )  # told after every step and batch of evaluation
         torch.manual_seed(derived_seed(self.training.seed, "weights"))
         nets = recipe.nets()
         self.engines: dict[str, Engine] = {
@@ -179,11 +183,15 @@ def steps(
                 factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
                 with runtime.repeatable(training.deterministic):
                     parts, told = _turn(trainer, turn, fed, step, asked)
-                    norms[turn] = trainer.engines[turn].update(factor)
+                    try:
+                        norms[turn] = trainer.engines[turn].update(factor)
+                    except NonFinite as error:
+                        raise _named(error, trainer, turn, fed, step, []) from None
                 rates[turn] = recipe.optimizers[turn].learning_rate * factor
                 sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
                 if turn in trainer.emas:
                     trainer.emas[turn].update()
+            trainer.alive(step + 1)
             yield StepInfo(step + 1, (step + 1) * size, sums, norms, rates, *told, waited)
 
 
@@ -215,6 +223,7 @@ def _turn(
     count = runtime.begin_sum(torch.tensor(float(counted), device=runtime.device))
     flags = torch.tensor(asked, device=runtime.device)
     totals: dict[str, Tensor] = {}
+    losses: list[Tensor] = []
     for number, batch in fed:
         clock = Clock(step, step * trainer.training.train_batch_size + number * trainer.batches.micro)
         # Dropout draws from torch's own generators: a function of (seed, turn, step, micro-batch) alone.
@@ -225,6 +234,7 @@ def _turn(
         engine.opens(last)
         with engine.precision():
             loss = recipe.loss(turn, nets, batch, clock)
+        losses.append(loss.total.detach())
         counts = {f"{part}/count": number for part, number in loss.counts.items()}
         for part, value in {"loss": loss.total.detach(), **loss.parts, **counts}.items():
             totals[part] = totals.get(part, 0) + value.float()
@@ -234,12 +244,39 @@ def _turn(
         engine.backward(loss.total * (runtime.world_size / count().clamp(min=SMALLEST)), last)
     *values, stops, saves = sums().tolist()  # the only wait for the device before the update
     if not all(map(math.isfinite, values)):
-        raise NonFinite(f"step {step + 1}: the sums of {turn} are {dict(zip(totals, values, strict=True))}")
+        found = NonFinite(f"the sums are {dict(zip(totals, values, strict=True))}")
+        raise _named(found, trainer, turn, fed, step, losses)
     whole, figures = float(count().clamp(min=SMALLEST)), dict(zip(totals, values, strict=True))
     parts = [part for part in figures if not part.endswith("/count")]
     return {part: Sum(figures[part], figures.get(f"{part}/count", whole)) for part in parts}, (
         bool(stops),
         bool(saves),
+    )
+
+
+def _named(
+    error: NonFinite,
+    trainer: Trainer,
+    turn: str,
+    fed: list[tuple[int, Batch]],
+    step: int,
+    losses: list[Tensor],
+) -> NonFinite:
+    """The error, with the samples that it came from: those of micro-batches whose own loss is not finite, where there
+    are any; else the whole step's. Every process is here, and names those of all."""
+    runtime, micro, size = trainer.runtime, trainer.batches.micro, trainer.training.train_batch_size
+    bad = torch.zeros(size // micro, device=runtime.device)
+    for (number, _), loss in zip(fed, losses, strict=False):
+        bad[number] = float(not torch.isfinite(loss))
+    numbers = runtime.sum(bad).nonzero().flatten().tolist() or list(range(size // micro))
+    rounds = trainer.recipe.round_steps if isinstance(trainer.recipe, Acting) else 1
+    first = step // rounds * size
+    spans = [f"{first + number * micro} to {first + number * micro + micro - 1}" for number in numbers]
+    few = spans[:FEW] if len(numbers) < size // micro else [f"{first} to {first + size - 1}, the whole step"]
+    return NonFinite(
+        f"step {step + 1}: {turn}: {error}\nits samples: {', '.join(few)}",
+        step + 1,
+        [(number, batch) for number, batch in fed if number in numbers],
     )
 
 
@@ -270,6 +307,7 @@ def evaluate(trainer: Trainer, split: Split, step: int = 0) -> dict[str, Sum]:
             for name, figure in recipe.evaluate(nets, on(runtime.device, batch), clock).items():
                 counted = figure if indices(number) else Sum(0.0, 0.0)
                 figures[name] = figures.get(name, Sum(0.0, 0.0)) + counted
+            trainer.alive(trainer.updates)
     return _reduced(figures, runtime)
 
 

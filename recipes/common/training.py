@@ -30,7 +30,7 @@ def train(
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit
 
-    runtime = start_runtime(context.config.run.threads)
+    runtime = start_runtime(context.config.run.threads, timeout=context.config.run.timeout)
     trainer = fit(recipe, context, runtime)
     save_nets(trainer, recipe, context.out)
     if runtime.is_main:
@@ -50,7 +50,7 @@ def train_whole(
     from pipeline.train.engine import start_runtime, stop_runtime
     from pipeline.train.fit import fit, held_out_means
 
-    runtime = start_runtime(context.config.run.threads)
+    runtime = start_runtime(context.config.run.threads, timeout=context.config.run.timeout)
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
     (turn,), steps = recipe.turns, trainer.updates

@@ -93,7 +93,7 @@ def train_recipe(recipe: "Seq2Seq", context: Context) -> dict[str, Any]:
     from pipeline.train.fit import fit, held_out_means
     from recipes.seq2seq.model import save
 
-    runtime = start_runtime(context.config.run.threads)
+    runtime = start_runtime(context.config.run.threads, timeout=context.config.run.timeout)
     trainer = fit(recipe, context, runtime)
     metrics = held_out_means(trainer, 0, trainer.updates)
     weights = trainer.weights("seq2seq", ema=bool(recipe.training.ema_decay))

@@ -13,7 +13,14 @@ from pipeline.train.engine.lion import Lion
 
 
 class NonFinite(ArithmeticError):
-    """The loss or a gradient is not finite; raised on every process alike, before any weight has changed."""
+    """The loss or a gradient is not finite; raised on every process alike, before any weight has changed.
+
+    step: the one that it ended; batches: this process's (number, micro-batch) pairs that it may come from.
+    """
+
+    def __init__(self, text: str, step: int = 0, batches: list[tuple[int, dict[str, Tensor]]] | None = None):
+        super().__init__(text)
+        self.step, self.batches = step, batches or []
 
 
 class Engine(Protocol):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from pipeline.run.errors import UserError
 from pipeline.run.launch import flat_deepspeed
 
+AFTER_THE_WATCH = 120.0  # seconds
 # mallopt's parameters and the sizes given to it, bytes: glibc's malloc.h and mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER, OLD_LIMIT = -1, -3, 1 << 30, 32 << 20
 
@@ -109,11 +111,14 @@ class Runtime:
         return f"{kind}, {self.world_size} x {self.device.type}{rows}"
 
 
-def start_runtime(threads: int | None = None, sequence_size: int = 1) -> Runtime:
+def start_runtime(
+    threads: int | None = None, sequence_size: int = 1, timeout: float | None = None
+) -> Runtime:
     """Join the process group that `accelerate launch` prepared (none for a plain `python -m`).
 
     threads: CPU threads of this process; None: cores divided by the local processes. sequence_size: neighbouring
-    processes that share each row, which plan.data_processes has checked.
+    processes that share each row, which plan.data_processes has checked. timeout: seconds that a collective may wait,
+    once the watch over the steps, which says more, has had the same; None: as the backend has it.
 
     Raises:
         UserError: a ZeRO stage of 0, which DeepSpeed would run without sharding.
@@ -128,8 +133,10 @@ def start_runtime(threads: int | None = None, sequence_size: int = 1) -> Runtime
     torch.set_num_threads(threads or max(1, cores // local))
     if not has_gpu:
         _keep_freed_memory()
-    backend = {} if has_gpu or not launched else {"backend": "gloo"}
-    state = PartialState(cpu=not has_gpu, **backend)
+    group = {} if has_gpu or not launched else {"backend": "gloo"}
+    if launched and timeout:
+        group["timeout"] = timedelta(seconds=timeout + AFTER_THE_WATCH)
+    state = PartialState(cpu=not has_gpu, **group)
     rank, world = state.process_index, state.num_processes
     group = _group_of(rank, world, sequence_size) if sequence_size > 1 else None
     return Runtime(

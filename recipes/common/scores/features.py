@@ -125,7 +125,7 @@ def run(context: Context) -> dict[str, Any]:
     require_labels(train, "features")
     held_out = of_learnt_classes(held_out, train)
     shape = Shape.of(train)
-    runtime = start_runtime(context.config.run.threads)
+    runtime = start_runtime(context.config.run.threads, timeout=context.config.run.timeout)
     trainer = fit(ImageClassifier(config, shape, train, held_out), context, runtime)
     weights = trainer.weights("model", ema=bool(config.ema_decay))
     metrics = publish(context.out, weights, shape, config, held_out) if runtime.is_main else {}
