@@ -59,6 +59,19 @@ def test_a_torn_manifest_is_refused(tmp_path):
         artifact.read(made.path)
 
 
+def test_every_bit_of_a_manifest_counts(tmp_path):
+    """Also of what no digest covers: a forged commit, a metric that nothing was made from."""
+    path = make(tmp_path, "train").path / artifact.MANIFEST
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        flip(path, at)
+        if whole[at : at + 1].strip() and path.read_bytes()[at : at + 1].strip():
+            with pytest.raises(UserError, match="is damaged"):
+                artifact.read(path.parent)
+        path.write_bytes(whole)
+    assert artifact.read(path.parent)
+
+
 def test_the_digest_covers_what_was_made_and_not_how(tmp_path):
     one = make(tmp_path / "a", "train")
     same = make(tmp_path / "b", "train", made={"seconds": 99}, config={"run": {"threads": 3}})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.run.errors import UserError
-from pipeline.run.files import digest_of, sync, write_json
+from pipeline.run.files import digest_of, digest_of_tree, sealed, sync, write_json
 
 MANIFEST = "artifact.json"
 
@@ -52,8 +52,12 @@ def read(directory: Path) -> Artifact | None:
     if not path.is_file():
         return None
     try:
-        return Artifact(path=directory, **json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        tree = json.loads(path.read_text())
+        stated = tree.pop("sha256", None)
+        if stated != digest_of_tree(tree):
+            raise ValueError("its sha256 is another than it says")
+        return Artifact(path=directory, **tree)
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}\nway out: delete {directory} and run again") from None
 
 
@@ -63,7 +67,7 @@ def publish(staged: Path, final: Path, artifact: dict[str, Any]) -> Artifact:
     for path in sorted(p for p in staged.rglob("*") if p.is_file()):
         sync(path)
         files[path.relative_to(staged).as_posix()] = {"size": path.stat().st_size, "sha256": digest_of(path)}
-    write_json(staged / MANIFEST, {**artifact, "files": files})
+    write_json(staged / MANIFEST, sealed({**artifact, "files": files}))
     sync(staged)
     os.replace(staged, final)
     sync(final.parent)

@@ -22,6 +22,17 @@ def digest_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of_tree(tree: dict[str, Any]) -> str:
+    """The sha256 of JSON data, whatever the order of its keys: what a manifest says of itself."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with its own sha256 in it. As it will be read: JSON knows no tuples, and no keys but strings."""
+    plain = json.loads(json.dumps({key: value for key, value in tree.items() if key != "sha256"}))
+    return {**plain, "sha256": digest_of_tree(plain)}
+
+
 def sync(path: Path) -> None:
     """Make a written file, or a directory's entries, survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)

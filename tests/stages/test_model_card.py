@@ -13,7 +13,7 @@ from pipeline import export
 from pipeline.publish import model_card
 from pipeline.run import artifact
 from pipeline.run.errors import UserError
-from pipeline.run.files import digest_of, write_json
+from pipeline.run.files import digest_of, sealed, write_json
 
 
 def card_of(directory):
@@ -90,7 +90,7 @@ def test_lineage_refuses_an_input_made_anew(tiny_run, tmp_path):
         "evaluate",
     ]
     manifest = json.loads((copy / "pretrain" / "artifact.json").read_text())
-    write_json(copy / "pretrain" / "artifact.json", manifest | {"identity": {"changed": 1}})
+    write_json(copy / "pretrain" / "artifact.json", sealed(manifest | {"identity": {"changed": 1}}))
     with pytest.raises(UserError, match="another pretrain"):
         model_card.lineage([copy / "evaluate"])
     shutil.rmtree(copy / "pretrain")

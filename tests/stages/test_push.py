@@ -16,7 +16,7 @@ from tiny_model import make_model, publish_model
 from pipeline.publish import hub
 from pipeline.run import artifact
 from pipeline.run.errors import UserError
-from pipeline.run.files import digest_of, write_json
+from pipeline.run.files import digest_of, sealed, write_json
 
 ROOT = Path(__file__).parents[2]
 SECRET = b"the secret of this machine"
@@ -171,7 +171,7 @@ def test_manifest_that_names_a_file_outside_stops_the_push(export, tmp_path, nam
     manifest = json.loads((export / "artifact.json").read_text())
     outside = export / name
     manifest["files"][name] = {"size": outside.stat().st_size, "sha256": digest_of(outside)}
-    write_json(export / "artifact.json", manifest)
+    write_json(export / "artifact.json", sealed(manifest))
     with pytest.raises(UserError, match="not inside"):
         hub.safe_files(hub.export_of(export))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from tests.helpers import ROOT, outputs
 
 RECIPE = "recipes/llm/quickstart.yaml"
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TOKEN = "hf_aTokenThatNobodyMayEverWriteDown"
+ENVIRONMENT = {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 STAGES = ("tokenizer", "tokenize", "pretrain", "finetune", "evaluate", "generate", "export", "report")
 
 # Every stage of the quickstart, on the first modules of the standard library and a model of two narrow layers.
