@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import sources
 from pipeline.data.config import Corpus
 from pipeline.lm.config import LanguageModelConfig
+from pipeline.lm.directory import check_directory
 from pipeline.lm.vocabulary import (
     LEAST_OFTEN,
     check_continuable,
@@ -44,10 +45,10 @@ def check(config: LanguageModelConfig) -> None:
     if name.startswith(PACKAGE):
         gguf_in_package(name.removeprefix(PACKAGE))
     elif Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise UserError(
-                f"model.pretrained {name} holds no config.json\nexpected: a Hugging Face model directory"
-            )
+        try:
+            check_directory(Path(name))
+        except UserError as error:
+            raise UserError(f"model.pretrained: {error}") from None
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"model.pretrained {name!r} is no directory here and no `user/name` of the Hub")
     if not name.startswith(PACKAGE):

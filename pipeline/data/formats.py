@@ -281,5 +281,7 @@ def checked(messages: list[Message]) -> tuple[Message, ...]:
 def _json(place: str, text: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise BadRow(f"{place}: JSON nested too deep: {brief(text)}") from None
     except json.JSONDecodeError as error:
         raise BadRow(f"{place}: no JSON: {error.msg} at column {error.colno}: {brief(text)}") from None

@@ -179,7 +179,7 @@ def _is_list(text: str) -> bool:
         return False
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return False
     return bool(found) and all(isinstance(part, dict) for part in found)
 

@@ -386,6 +386,8 @@ def columns_of(source: Tables, row: Row) -> dict[str, Any]:
             value = json.loads(text)
         except json.JSONDecodeError as error:
             raise BadRow(f"not JSON: {error.msg} at column {error.colno}\nexpected: {one}") from None
+        except RecursionError:
+            raise BadRow(f"JSON nested too deep\nexpected: {one}") from None
     if not isinstance(value, dict):
         raise BadRow(f"holds {brief(value)}\nexpected: {one if lines else 'a value for each column'}")
     for column in source.named_columns.values():

@@ -1,7 +1,9 @@
 """The rows of tables: JSON lines, JSON arrays, CSV, Parquet, and what `datasets` loads."""
 
+import lzma
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,15 @@ def table_rows(source: Tables) -> Iterator[Row]:
                 f"{path}: what kind of table this is cannot be told from its name\n"
                 f"way out: {name_of(source)}.source=jsonl, json, csv or parquet"
             )
-        yield from READERS[kind](source, key, path)
+        try:
+            yield from READERS[kind](source, key, path)
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+            if path.suffix.lower() not in SQUEEZED:
+                raise
+            raise UserError(
+                f"{path} cannot be unpacked: {' '.join(str(error).split())[:120]}\n"
+                f"expected: what its ending {path.suffix} says, whole"
+            ) from None
 
 
 def is_dataset(source: Tables) -> bool:
@@ -60,7 +70,7 @@ def _array_rows(source: Tables, key: str, path: Path) -> Iterator[Row]:
     try:
         with open_utf8(path) as opened:
             values = json.load(opened)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}\nexpected: an array of objects") from None
     if not isinstance(values, list):
         raise UserError(

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def add_adapters(
-    model: PreTrainedModel, lora: Lora, new_tokens: list[int] | None = None, task_type: str | None = "CAUSAL_LM"
+    model: PreTrainedModel,
+    lora: Lora,
+    new_tokens: list[int] | None = None,
+    task_type: str | None = "CAUSAL_LM",
 ) -> PeftModel:
     """`model` with fresh adapters; everything else is frozen. A fresh adapter changes nothing: B is zero.
 
