@@ -89,10 +89,10 @@ def at_every_file_operation(directory: Path, before: list[int], step: int) -> li
     return found
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, kills: int = 12) -> None:
     torch.set_num_threads(1)
     moments = random.Random(0)
-    delays = [moments.uniform(0.02, 0.2) for _ in range(12)]
+    delays = [moments.uniform(0.02, 0.2) for _ in range(kills)]
     report = {
         "new step": at_every_file_operation(directory, [1, 2], 3),
         "same step again": at_every_file_operation(directory, [1, 2], 2),
@@ -102,4 +102,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
