@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import warnings
 from contextlib import closing, nullcontext
@@ -40,12 +41,24 @@ def parser() -> argparse.ArgumentParser:
     plan = _recipe_verb(verbs, "plan", "check everything, estimate memory, time and disk; no weights")
     plan.add_argument("--gpus", type=int, default=None, help="processes to plan for; default: this machine's")
     plan.add_argument("--launch", type=Path, metavar="FILE", help="accelerate launch file to plan for")
+    plan.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="of one GPU: compare the ways to share out"
+    )
+    plan.add_argument("--hosts", type=int, default=1, help="that the GPUs are spread over; with --gpu-memory")
+    plan.add_argument("--price", type=float, default=0.0, help="of a GPU for an hour; with --gpu-memory")
+    plan.add_argument("--gpu-tflops", type=float, help="what one reaches; default: 400; with --gpu-memory")
     status = _recipe_verb(verbs, "status", "each stage's state, directory and metrics")
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
     data = _recipe_verb(
         verbs, "data", "what the conversations or judged answers of a recipe teach; no model, no run"
     )
     data.add_argument("--show", type=int, default=5, metavar="N", help="rows to print")
+    _recipe_verb(
+        verbs,
+        "prove",
+        "a stage's last checkpoint made again from the one before it, and compared",
+        named=True,
+    )
     verify = verbs.add_parser(
         "verify", allow_abbrev=False, help="re-hash an artifact and everything it was made from"
     )
@@ -58,9 +71,53 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--public", action="store_true", help="create the repository public")
     _merge_verb(verbs)
     verbs.add_parser("doctor", allow_abbrev=False, help="what this machine has, and what is missing")
+    _verbs_of_use(verbs)
     verbs.add_parser("chat", help="talk to a run's model in the terminal")
     _verbs_of_models(verbs)
     return top
+
+
+MODEL = "a run's output directory, an export, a model directory, or a name of the Hub"
+
+
+def _verbs_of_use(verbs: Any) -> None:
+    generate = verbs.add_parser(
+        "generate", allow_abbrev=False, help="completions of many prompts: a file in, JSON lines out"
+    )
+    generate.add_argument("model", help=MODEL)
+    generate.add_argument(
+        "--prompts", type=Path, required=True, help="JSON lines with prompt or messages; or a text, a prompt a line"
+    )
+    generate.add_argument("--out", type=Path, required=True, help="JSON lines; what is there already is kept")
+    for name, kind, default, text in (
+        ("max-new-tokens", int, 256, "tokens of a completion at most"),
+        ("temperature", float, 0.8, "0: always the likeliest token"),
+        ("top-p", float, 0.95, "nucleus probability"),
+        ("top-k", int, 0, "likeliest tokens that stay; 0: all"),
+        ("min-p", float, 0.0, "share of the likeliest below which a token goes"),
+        ("repetition-penalty", float, 1.0, "how much less likely a token is that was there before"),
+        ("samples", int, 1, "completions of each prompt"),
+        ("seed", int, 0, "the same seed gives the same completions"),
+        ("batch-size", int, 16, "completions that are made together"),
+    ):
+        generate.add_argument(f"--{name}", type=kind, default=default, help=f"{text}; default: {default}")
+    generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a completion; repeatable")
+    compare = verbs.add_parser(
+        "compare", allow_abbrev=False, help="models on the same held-out texts, and whether they differ"
+    )
+    compare.add_argument("models", nargs="+", metavar="MODEL", help=MODEL)
+    compare.add_argument("--data", type=Path, help="texts; default: what a run among them has held out")
+    compare.add_argument("--batch-size", type=int, default=8, help="windows a forward")
+    compare.add_argument("--seed", type=int, default=0, help="of the resampled texts")
+    serve = verbs.add_parser("serve", allow_abbrev=False, help="a model behind the API that clients know")
+    serve.add_argument("model", help=MODEL)
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
+    serve.add_argument("--port", type=int, default=8000)
+    runs = verbs.add_parser("runs", allow_abbrev=False, help="runs below a folder: state, size, scores")
+    runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="default: runs")
+    clean = verbs.add_parser("clean", allow_abbrev=False, help="what of a run can be made again; --yes removes it")
+    clean.add_argument("run", type=Path, help="the run's output directory")
+    clean.add_argument("--yes", action="store_true", help="remove it")
 
 
 def _verbs_of_models(verbs: Any) -> None:
@@ -100,7 +157,9 @@ def _verbs_of_models(verbs: Any) -> None:
     explain.add_argument("text", help="the text; its last token is the one that is traced back")
     explain.add_argument("out", type=Path, help="the HTML file to write")
     describe = verbs.add_parser(
-        "describe", allow_abbrev=False, help="what is in pictures, by a run of recipes/captioning or vision_chat"
+        "describe",
+        allow_abbrev=False,
+        help="what is in pictures, by a run of recipes/captioning or vision_chat",
     )
     describe.add_argument("run", type=Path, help="the run's output directory")
     describe.add_argument("pictures", type=Path, nargs="+", help="files such as PNG and JPEG")
@@ -308,8 +367,9 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
         return 0
     arguments = [str(given.recipe), *given.overrides]
     command = [sys.executable, "-m", stage.module, *arguments]
-    if stage.launched:
-        command = launch_command(read_launch(config.run), stage.module, arguments)
+    launch = read_launch(config.run) if stage.launched else None
+    if launch:
+        command = launch_command(launch, stage.module, arguments)
     training = getattr(config, stage.name, None) if stage.launched else None
     how = f" in {precision_of(training)}" if training else ""
     print(f"{stage.name}: {'resuming' if found.action == 'resume' else 'running'}{how}", flush=True)
@@ -320,7 +380,7 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     if warm and not stage.launched:
         code, stopped = warm.run(stage.module, arguments, log)
     else:
-        code, stopped = run_process(command, log, launch_environment())
+        code, stopped = run_process(command, log, launch_environment(launch))
     if code:
         return _say_why(stage.name, logs, code, stopped)
     made = read(directory_of(config, stage.name))
@@ -339,6 +399,13 @@ def _say_why(name: str, logs: Path, code: int, stopped: bool) -> int:
     if stopped:
         print(f"{name}: stopped on request; the same command goes on from here", file=sys.stderr)
         return 3
+    if code < 0:
+        why = "out of memory, or by hand" if -code == signal.SIGKILL else f"{logs / name}.log"
+        print(
+            f"error: {name} was killed by {signal.Signals(-code).name}: {why}; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return 1
     tail = "\n".join((logs / f"{name}.launch.log").read_text().splitlines()[-20:])
     print(
         f"error: {name} ended with code {code} and left no message; {logs / name}.log\n{tail}",
@@ -348,18 +415,37 @@ def _say_why(name: str, logs: Path, code: int, stopped: bool) -> int:
 
 
 def _stage(given: argparse.Namespace) -> int:
-    from pipeline.run.errors import nearest
     from pipeline.run.stage import decisions
 
     config, stages = _open(given)
-    chosen = [stage for stage in stages if stage.name == given.name]
-    if not chosen:
+    chosen = _named(given, stages)
+    found = decisions(config, stages)
+    _check(config, (chosen,), {given.name: found[given.name]})
+    return _run_stage(config, stages, chosen, given)
+
+
+def _named(given: argparse.Namespace, stages: tuple) -> Any:
+    """The stage that the command line names.
+
+    Raises:
+        UserError: the recipe has none of that name; with the nearest.
+    """
+    from pipeline.run.errors import nearest
+
+    chosen = next((stage for stage in stages if stage.name == given.name), None)
+    if chosen is None:
         raise UserError(
             f"{given.recipe} has no stage {given.name!r}\n{nearest(given.name, [s.name for s in stages])}"
         )
-    found = decisions(config, stages)
-    _check(config, tuple(chosen), {given.name: found[given.name]})
-    return _run_stage(config, stages, chosen[0], given)
+    return chosen
+
+
+def _prove(given: argparse.Namespace) -> int:
+    from pipeline.run.prove import prove
+
+    config, stages = _open(given)
+    print(prove(config, stages, _named(given, stages), given.recipe, given.overrides))
+    return 0
 
 
 def _plan(given: argparse.Namespace) -> int:
@@ -368,8 +454,34 @@ def _plan(given: argparse.Namespace) -> int:
     if given.gpus:
         given.overrides = [*given.overrides, f"run.num_processes={given.gpus}"]
     config, stages = _open(given)
-    print(plan(config, stages))
+    print(plan(config, stages, _cluster(given, config)))
     return 0
+
+
+def _cluster(given: argparse.Namespace, config: Any) -> Any:
+    """The GPUs to plan for, where their memory is told."""
+    from pipeline.run.cluster import GPU_FLOPS, Cluster
+    from pipeline.run.launch import read_launch
+
+    for name in ("gpus", "gpu_memory", "hosts", "price", "gpu_tflops"):
+        value = getattr(given, name)
+        if value is not None and value < (0 if name == "price" else 1):
+            raise UserError(
+                f"--{name.replace('_', '-')} {value}\nexpected: {'0' if name == 'price' else '1'} or more"
+            )
+    if given.gpu_memory is None:
+        if given.price or given.hosts > 1 or given.gpu_tflops:
+            raise UserError(
+                "--hosts, --price and --gpu-tflops are of GPUs\nway out: --gpu-memory GB too, such as 80"
+            )
+        return None
+    gpus = read_launch(config.run).num_processes
+    if gpus % given.hosts:
+        raise UserError(
+            f"--hosts {given.hosts} does not divide the {gpus} GPUs\nway out: --gpus, or other hosts"
+        )
+    flops = given.gpu_tflops * 1e12 if given.gpu_tflops else GPU_FLOPS
+    return Cluster(gpus, given.gpu_memory * 1e9, given.hosts, given.price, flops)
 
 
 def _status(given: argparse.Namespace) -> int:
@@ -550,6 +662,47 @@ def _some(count: int) -> int:
     return count
 
 
+def _generate(given: argparse.Namespace) -> int:
+    from pipeline.lm.completions import Asked, run_generate
+
+    names = [name for name in Asked.__dataclass_fields__ if name != "stop"]
+    asked = Asked(**{name: getattr(given, name) for name in names}, stop=tuple(given.stop))
+    made = run_generate(given.model, given.prompts, given.out, asked)
+    print(f"{given.out}: {made} completions made" if made else f"{given.out}: all completions are there")
+    return 0
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from pipeline.scores.compare import compare, table, texts_of
+
+    if len(given.models) < 2:
+        raise UserError("one model alone has nothing to be compared with\nexpected: two or more")
+    texts, where = texts_of(given.data, given.models)
+    print(table(compare(given.models, texts, 1000, given.seed, given.batch_size), texts, where))
+    return 0
+
+
+def _serve(given: argparse.Namespace) -> int:
+    from pipeline.publish.serve import run_serve
+
+    run_serve(given.model, given.host, given.port)
+    return 0
+
+
+def _runs(given: argparse.Namespace) -> int:
+    from pipeline.run.runs import render, runs_below
+
+    print(render(runs_below(given.folder)))
+    return 0
+
+
+def _clean(given: argparse.Namespace) -> int:
+    from pipeline.run.runs import clean
+
+    print(clean(given.run, given.yes))
+    return 0
+
+
 def _score(given: argparse.Namespace) -> int:
     from pipeline.scores.judge import run_score
 
@@ -558,6 +711,11 @@ def _score(given: argparse.Namespace) -> int:
 
 
 VERBS = {
+    "generate": _generate,
+    "compare": _compare,
+    "serve": _serve,
+    "runs": _runs,
+    "clean": _clean,
     "score": _score,
     "translate": _translate,
     "continue": _continue,
@@ -573,6 +731,7 @@ VERBS = {
     "init": _init,
     "stage": _stage,
     "plan": _plan,
+    "prove": _prove,
     "status": _status,
     "verify": _verify,
     "export": _export,

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.run.cluster import GPU_FLOPS, Cluster, cost
+from pipeline.run.cluster import lines as where
 from pipeline.run.config import Loop
 from pipeline.run.launch import Launch, read_launch
 from pipeline.run.machine import precision_of
@@ -15,11 +17,11 @@ from pipeline.run.microbatch import with_micro_batch
 from pipeline.run.plan import Batches, data_processes
 from pipeline.run.stage import Stage, check_all, decisions
 
-GPU_FLOPS = 400e12  # assumed of one GPU when planning for GPUs elsewhere: half the matmul rate of an H200
 
-
-def plan(config: Any, stages: tuple[Stage, ...]) -> str:
+def plan(config: Any, stages: tuple[Stage, ...], cluster: Cluster | None = None) -> str:
     """The plan as text.
+
+    cluster: GPUs elsewhere that it is for; None: this machine.
 
     Raises:
         UserError: whatever the run would refuse.
@@ -33,14 +35,14 @@ def plan(config: Any, stages: tuple[Stage, ...]) -> str:
         if describe and (said := describe(config)):
             lines += ["", f"{stage.name}: {said}"]
         if stage.launched:
-            lines += ["", *_training_lines(config, stage, launch)]
+            lines += ["", *_training_lines(config, stage, launch, cluster)]
     free = shutil.disk_usage(_existing(Path(config.run.output_dir))).free
     return "\n".join([*lines, "", f"free disk at {config.run.output_dir}: {_bytes(free)}"])
 
 
-def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
+def _training_lines(config: Any, stage: Stage, launch: Launch, cluster: Cluster | None) -> list[str]:
     chosen = getattr(config, stage.name).per_device_train_batch_size == "auto"
-    config = with_micro_batch(config, stage)
+    config = with_micro_batch(config, stage, room=cluster and cluster.memory)
     training: Loop = getattr(config, stage.name)
     size = importlib.import_module(stage.module).estimate(config)
     batches = Batches.derive(training, launch.num_processes)
@@ -65,17 +67,25 @@ def _training_lines(config: Any, stage: Stage, launch: Launch) -> list[str]:
         f"  parameters: {size.parameters:,}, trained {size.trained:,}",
         f"  memory a process: {_bytes(need.total)} = {_parts(need)}",
         f"  while a checkpoint is written: {_bytes(snapshot(size, training, launch))} more a process, of the host",
-        *_compute_lines(training, size, launch),
+        *(where(size, training, launch, _tested(stage), cluster) if cluster else []),
+        *_compute_lines(training, size, launch, cluster),
         f"  disk: {_bytes(disk(size, config.run.save_total_limit))} for checkpoints and weights",
     ]
 
 
-def _compute_lines(training: Loop, size: Size, launch: Launch) -> list[str]:
+def _tested(stage: Stage) -> tuple[int, ...]:
+    """ZeRO stages that the stage's recipe is tested under."""
+    return getattr(importlib.import_module(stage.module), "ZERO_STAGES", (1, 2, 3))
+
+
+def _compute_lines(training: Loop, size: Size, launch: Launch, cluster: Cluster | None) -> list[str]:
     if not size.flops:
         return []
     if training.max_steps is None:
         return [f"  compute: {size.flops:.3g} FLOPs a step; how many steps: known once the rows are packed"]
     flops = training.max_steps * size.flops
+    if cluster:
+        return [f"  compute: {flops:.3g} FLOPs in {training.max_steps:,} steps", *cost(flops, cluster)]
     rate, assumption = _rate(launch, training.bf16)
     return [
         f"  compute: {flops:.3g} FLOPs in {training.max_steps:,} steps",

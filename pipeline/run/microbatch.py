@@ -20,21 +20,21 @@ from pipeline.run.stage import MICRO_BATCH
 USED = 0.8
 
 
-def with_micro_batch(config: Any, stage: Any, kept: Path | None = None) -> Any:
+def with_micro_batch(config: Any, stage: Any, kept: Path | None = None, room: float | None = None) -> Any:
     """`config` with `per_device_train_batch_size: auto` of the stage made a number, the same on every process.
 
     It stays `auto` where the weights' size is not known yet.
 
     Args:
         kept: the stage's checkpoints. A run that is begun keeps its micro-batch on as many processes, for sums of
-            other parts round otherwise.
+            other parts round otherwise. room: bytes of the device that is planned for; None: of this machine's.
     """
     training: Loop = getattr(config, stage.name)
     if training.per_device_train_batch_size != "auto":
         return config
     launch = read_launch(config.run)
     launch = replace(launch, num_processes=int(os.environ.get("WORLD_SIZE", launch.num_processes)))
-    samples = _begun(kept, launch.num_processes) or _largest(config, stage, launch)
+    samples = _begun(kept, launch.num_processes) or _largest(config, stage, launch, room)
     return _with(config, stage, samples) if samples else config
 
 
@@ -53,14 +53,14 @@ def _begun(kept: Path | None, processes: int) -> int | None:
     return found.get("samples") if found.get("processes") == processes else None
 
 
-def _largest(config: Any, stage: Any, launch: Launch) -> int | None:
+def _largest(config: Any, stage: Any, launch: Launch, planned: float | None) -> int | None:
     """The largest divisor of a process's share of a step that fits; 1 where none does. None: not known yet."""
     training = getattr(config, stage.name)
     share = training.train_batch_size // data_processes(training, launch.num_processes)
     one, two = (_needed(config, stage, launch, min(samples, share)) for samples in (1, 2))
     if one is None or two is None:
         return None
-    room, most = _device(launch)
+    room, most = (planned, float("inf")) if planned else _device(launch)
     # Activations grow by the sample; what is kept once for all, such as weights cast to bf16, does not.
     fitting = 1 + (USED * room - one) / (two - one) if two > one else share
     fitting = max(1, min(most, fitting))

@@ -8,6 +8,7 @@ from pipeline.run.config import Loop, Optimizer, Run, Section, how, what
 from pipeline.run.errors import UserError, nearest
 from recipes.common.images.config import Classifier, ImageExport, Images, ImageScores, Sheets, Source, Utility
 
+ZERO_STAGES = (1, 2)  # of ZeRO, under which the recipe is tested
 Augmentation = Literal["colour", "translation", "cutout"]
 
 

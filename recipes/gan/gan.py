@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum, stacked
 from recipes.common.estimate import flops_of
-from recipes.gan.config import GanConfig
+from recipes.gan.config import ZERO_STAGES, GanConfig
 from recipes.gan.losses import critic_loss, generator_loss, squared_slope
 from recipes.gan.subject import subject_of
-
-ZERO_STAGES = (1, 2)
 
 
 class Gan:

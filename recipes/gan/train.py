@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
-from recipes.gan.config import GanConfig, ImageConfig
+from recipes.gan.config import ZERO_STAGES, GanConfig, ImageConfig
 
 if TYPE_CHECKING:
     from pipeline.run.memory import Size
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 def check(config: GanConfig) -> None:
     """Raises UserError for batches that do not divide, a launch file or pictures that do not fit."""
-    from recipes.gan.gan import ZERO_STAGES
-
     if isinstance(config, ImageConfig):
         check_pictures(config)
     check_launch(config.run, config.train, ZERO_STAGES, config.train.critic, config.train.generator)

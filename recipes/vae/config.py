@@ -15,6 +15,8 @@ from recipes.common.images.config import (
     Utility,
 )
 
+ZERO_STAGES = (1, 2)  # of ZeRO, under which the recipe is tested
+
 
 class Model(Section):
     """A ladder of latent groups from the coarsest to the finest, or one grid of codes."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.run.errors import UserError
 from pipeline.run.launch import check_launch
 from pipeline.run.stage import Context
-from recipes.vae.config import VaeConfig
+from recipes.vae.config import ZERO_STAGES, VaeConfig
 
 if TYPE_CHECKING:
     from pipeline.run.memory import Size
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 def check(config: VaeConfig) -> None:
     """Raises UserError for pictures that the groups do not fit, batches that do not divide, a launch file."""
-    from recipes.vae.vae import ZERO_STAGES
-
     size, patch = config.data.image_size, config.model.patch
     if size % patch:
         raise UserError(f"model.patch {patch} does not divide data.image_size {size}\nway out: model.patch=1")

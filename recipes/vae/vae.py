@@ -19,12 +19,11 @@ from recipes.common.images.dataset import ImageSplit, PreparedImages
 from recipes.common.images.picture_net import PictureNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.vae.config import Train
+from recipes.vae.config import ZERO_STAGES, Train
 from recipes.vae.ladder import Bound
 from recipes.vae.nets import build, describe
 from recipes.vae.vq import Quantised, perplexity
 
-ZERO_STAGES = (1, 2)
 WATCHED = 256  # held-out pictures on which the use of latents and codes is watched while training
 COLLAPSED = 0.1  # nats a picture below which a group of latents carries nothing
 
