@@ -449,12 +449,15 @@ def _prove(given: argparse.Namespace) -> int:
 
 
 def _plan(given: argparse.Namespace) -> int:
+    from pipeline.run.cluster import ELSEWHERE
     from pipeline.run.estimate import plan
+    from pipeline.run.machine import planned_for
 
     if given.gpus:
         given.overrides = [*given.overrides, f"run.num_processes={given.gpus}"]
-    config, stages = _open(given)
-    print(plan(config, stages, _cluster(given, config)))
+    with nullcontext() if given.gpu_memory is None else planned_for(ELSEWHERE):
+        config, stages = _open(given)
+        print(plan(config, stages, _cluster(given, config)))
     return 0
 
 

@@ -204,7 +204,11 @@ def _load(config: LanguageModelConfig) -> tuple[Any, Any]:
         return _from_gguf(gguf_in_package(name.removeprefix(PACKAGE)), config.model.config)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name, config=_config_of(config), revision=config.model.revision, dtype=torch.float32
+            name,
+            config=_config_of(config),
+            revision=config.model.revision,
+            dtype=torch.float32,
+            use_safetensors=True,  # a pickle is not read
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.pretrained {name}: {' '.join(str(error).split())[:300]}") from None

@@ -25,6 +25,10 @@ TOGETHER = {
     "learning/test_gan.py": "launchers",
     "test_quickstart.py": "quickstart",
     "test_bad_input.py": "quickstart",
+    "test_prove.py": "quickstart",
+    "test_corruption.py": "quickstart",
+    "test_security.py": "quickstart",
+    "test_after_training.py": "quickstart",
 }
 LONG = ("test_recipes.py", "invariance/", "whole/")  # begin first: nobody waits for one of them at the end
 

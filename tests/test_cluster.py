@@ -29,7 +29,7 @@ def planned(capsys, config, gpus, *more):
         ["plan", str(ROOT / "recipes/llm/llama_1b.yaml"), "run.output_dir=/tmp/planned-nowhere", *settings,
          "model.config.tie_word_embeddings=false", "tokenizer.vocabulary_size=32000", "corpus.source=stdlib",
          "corpus.path=null", f"pretrain.sequence_length={length}", f"pretrain.train_batch_size={samples}",
-         f"pretrain.max_steps={STEPS}", "pretrain.bf16=true", "pretrain.optim=adamw",
+         f"pretrain.max_steps={STEPS}", "pretrain.optim=adamw",
          "pretrain.per_device_train_batch_size=1",
          "--gpus", str(gpus), *more]
     )  # fmt: skip
@@ -58,6 +58,7 @@ def test_published_sizes_and_hours_come_out(capsys, name, config, gpus, taken, t
                   "--gpu-tflops", str(tflops), "pretrain.gradient_checkpointing=true")  # fmt: skip
     assert abs(parameters(out) / PARAMETERS[name] - 1) < 0.001
     assert abs(hours(out) / HOURS[name] - 1) < 0.15
+    assert "precision: bf16; GPUs of compute capability 8.0 and above assumed" in out  # whatever this machine has
     assert f"takes {taken}: " in out and "DDP" in out and "does not fit" in out
     assert f"cost: about {2 * hours(out):,.0f}"[:18] in out
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.run import machine, resolve
+from pipeline.run.files import sealed
 from pipeline.run.machine import Precision
 from pipeline.run.stage import open_recipe
 from tests.helpers import ROOT, free_port
@@ -111,7 +112,7 @@ def test_what_was_begun_keeps_its_precision(tmp_path, choosing, place):
     identity = {"pretrain": {"bf16": False}, "finetune": {"bf16": True}}
     filled = dict.fromkeys(("stage", "inputs", "files", "metrics", "config", "made"), {})
     record.write_text(
-        json.dumps({**filled, "identity": identity} if "artifact" in place else {"identity": identity})
+        json.dumps(sealed({**filled, "identity": identity}) if "artifact" in place else {"identity": identity})
     )
     asked = choosing(True)
     config, _ = open_recipe(QUICKSTART, [f"run.output_dir={tmp_path}"])

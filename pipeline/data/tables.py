@@ -183,7 +183,7 @@ def _load_dataset(source: Tables) -> Any:
         if not any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return datasets.load_dataset(path, split=source.split)
         saved = datasets.load_from_disk(path)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         why = " ".join(str(error).split())[:300]
         raise UserError(
             f"{name_of(source)}: cannot load split {source.split!r} of the dataset {path}\n{why}"

@@ -272,7 +272,11 @@ def load_model(directory: Path, dtype: Dtype | None = None, attention: str | Non
     how = attention and implementation_of(attention)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype or torch.float32, attn_implementation=how, local_files_only=True
+            directory,
+            dtype=dtype or torch.float32,
+            attn_implementation=how,
+            local_files_only=True,
+            use_safetensors=True,  # a pickle is not read
         )
     except (OSError, ValueError) as error:
         raise UserError(f"no model loads from {directory}: {' '.join(str(error).split())[:300]}") from None
@@ -301,7 +305,12 @@ def load_scorer(directory: Path, attention: str | None = None) -> PreTrainedMode
     logging.set_verbosity_error()  # that a head is drawn is no news
     try:
         return AutoModelForSequenceClassification.from_pretrained(
-            directory, config=config, dtype=torch.float32, attn_implementation=how, local_files_only=True
+            directory,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=how,
+            local_files_only=True,
+            use_safetensors=True,
         ).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"no model loads from {directory}: {' '.join(str(error).split())[:300]}") from None

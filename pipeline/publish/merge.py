@@ -356,7 +356,7 @@ def verify(directory: Path) -> dict[str, Any]:
 
     given = json.loads((directory / "merge.json").read_text())
     merge = Merge(**given | {name: tuple(given[name]) for name in ("sources", "weights")})
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", use_safetensors=True).eval()
     state = model.state_dict()
     count = 0
     for name, tensor in merged(merge):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.run.config import Loop
 from pipeline.run.launch import Launch
+from pipeline.run.machine import Precision
 from pipeline.run.memory import Memory, Size, memory, snapshot
 
 GPU_FLOPS = 400e12  # assumed of one GPU: half the matmul rate of an H200; 0.4 of an H100's peak in bf16
@@ -32,6 +33,9 @@ class Cluster:
     hosts: int = 1
     price: float = 0.0
     flops: float = GPU_FLOPS
+
+
+ELSEWHERE = Precision(True, "GPUs of compute capability 8.0 and above assumed, which multiply bf16")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
@@ -39,6 +41,21 @@ def precision() -> Precision:
     ):
         return _of_rank_0()
     return _chosen()
+
+
+@contextmanager
+def planned_for(other: Precision) -> Iterator[None]:
+    """Within, this machine's precision is another's: what is planned runs there."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = json.dumps(asdict(other))
+    precision.cache_clear()
+    try:
+        yield
+    finally:
+        precision.cache_clear()
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def precision_of(training: Loop) -> str:

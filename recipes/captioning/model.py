@@ -82,7 +82,7 @@ def begun(config: "PretrainedConfig", pretrained: str | None, lora: "Lora | None
     counted_only = torch.get_default_device().type == "meta"
     if pretrained and not counted_only:
         model = AutoModelForImageTextToText.from_pretrained(
-            Path(pretrained).expanduser(), dtype=torch.float32
+            Path(pretrained).expanduser(), dtype=torch.float32, use_safetensors=True
         )
     else:
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)

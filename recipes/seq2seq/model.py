@@ -132,7 +132,7 @@ def loaded(name: str | Path) -> "PreTrainedModel":
     """A pretrained model, or one of a training artifact; fp32."""
     from transformers import AutoModelForSeq2SeqLM
 
-    return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+    return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
 
 
 def save(net: TokenNats, weights: dict[str, Tensor], lora: Lora | None, out: Path) -> None:

@@ -83,7 +83,8 @@ def load_frozen(pretrained: str) -> "nn.Module":
         "mt5": T5EncoderModel,
     }
     kind = kinds.get(config_of(pretrained).model_type, AutoModel)
-    return kind.from_pretrained(Path(pretrained).expanduser(), dtype="float32").eval().requires_grad_(False)
+    place = Path(pretrained).expanduser()
+    return kind.from_pretrained(place, dtype="float32", use_safetensors=True).eval().requires_grad_(False)
 
 
 def load_tokenizer(pretrained: str) -> "PreTrainedTokenizerBase":

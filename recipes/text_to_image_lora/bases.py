@@ -73,7 +73,7 @@ def load_pipeline(pretrained: str) -> "DiffusionPipeline":
     import torch
     from diffusers import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(Path(pretrained).expanduser())
+    pipeline = DiffusionPipeline.from_pretrained(Path(pretrained).expanduser(), use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
@@ -89,7 +89,7 @@ def load_net(pretrained: str, base: Base, blank: bool = False) -> "nn.Module":
     place = Path(pretrained).expanduser()
     if blank:
         return kind.from_config(kind.load_config(place, subfolder=base.net))
-    return kind.from_pretrained(place, subfolder=base.net).float()
+    return kind.from_pretrained(place, subfolder=base.net, use_safetensors=True).float()
 
 
 def multiple_of(pretrained: str, base: Base) -> int:

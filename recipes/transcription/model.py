@@ -74,7 +74,7 @@ def begun(config: "PretrainedConfig", pretrained: str | None, lora: "Lora | None
 
     if pretrained and torch.get_default_device().type != "meta":
         model = WhisperForConditionalGeneration.from_pretrained(
-            Path(pretrained).expanduser(), dtype=torch.float32
+            Path(pretrained).expanduser(), dtype=torch.float32, use_safetensors=True
         )
     else:
         model = WhisperForConditionalGeneration(config)

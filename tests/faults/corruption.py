@@ -25,7 +25,7 @@ class Damage:
 
 
 def truncated(path: Path, other: Path | None) -> bool:
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-2])  # of JSON, the last brace too
     return True
 
 
@@ -65,7 +65,7 @@ def swapped(path: Path, other: Path | None) -> bool:
 
 
 KINDS: dict[str, Callable[[Path, Path | None], bool]] = {
-    "truncated by a byte": truncated,
+    "truncated": truncated,
     "one bit flipped": flipped,
     "zero length": emptied,
     "deleted": deleted,

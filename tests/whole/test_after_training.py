@@ -47,7 +47,7 @@ def server(finished, tmp_path_factory):
             time.sleep(0.2)
     yield f"http://127.0.0.1:{port}/v1", str(finished[0] / "export")
     process.send_signal(signal.SIGINT)
-    process.wait(30)
+    process.communicate(timeout=30)
 
 
 def test_the_export_answers_over_http(server):

@@ -11,6 +11,9 @@ def test_every_kind_of_damage_to_every_file_is_caught_before_it_is_read(finished
     found = list(damages(finished[0], tmp_path, (stage,)))
     kinds = {each.kind for each in found}
     assert kinds >= KINDS.keys() - {"swapped with its neighbour"}
-    assert [each for each in found if not each.said] == []
+    believed = [f"{each.file}: {each.kind}" for each in found if not each.said]
+    assert believed == []
     if stage in ("pretrain", "finetune"):
-        assert "an older step's file" in kinds and any("checkpoints/" in each.file for each in found)
+        assert any("checkpoints/" in each.file for each in found)
+    if stage == "pretrain":  # which has saved more than once
+        assert "an older step's file" in kinds

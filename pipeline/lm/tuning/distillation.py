@@ -152,7 +152,9 @@ def teacher_of(training: Pretrain | Finetune, attention: str, tokenizer: Path) -
                 "way out: a teacher with this tokenizer, or tokenizer.pretrained of the teacher's"
             )
         how = implementation_of(chosen_for(training, attention, AutoConfig.from_pretrained(name)))
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation=how).eval()
+        return AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, attn_implementation=how, use_safetensors=True
+        ).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"teacher.model {name}: {' '.join(str(error).split())[:200]}") from None
 
