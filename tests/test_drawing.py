@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,20 @@ def test_a_run_draws_when_asked_logs_the_figures_and_says_what_is_wrong(tmp_path
     )
     lines = [json.loads(line) for line in (tmp_path / "train.metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "alarm_too_many" in line] == [4, 6]
+
+
+def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.train.progress.LINE_SECONDS", 0.0)
+    context = toy_context(tmp_path)
+    fit(Toy(toy_training()), context, ALONE)
+    lines = context.terminal.getvalue().splitlines()
+    assert [line.split(", ")[0] for line in lines] == [f"train: step {step} of 6" for step in (2, 4, 6)]
+    assert re.fullmatch(r"train: step 4 of 6, loss \d\.\d{3}, [\d,]+ samples/s, \d+\.\d s left", lines[1])
+    monkeypatch.setattr("pipeline.train.progress.LINE_SECONDS", 60.0)
+    (tmp_path / "quick").mkdir()
+    quick = toy_context(tmp_path / "quick")
+    fit(Toy(toy_training()), quick, ALONE)
+    assert quick.terminal.getvalue() == ""
 
 
 def test_a_run_that_is_not_asked_draws_nothing(tmp_path):

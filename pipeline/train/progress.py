@@ -8,9 +8,12 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from pipeline.run.units import duration
 from pipeline.train.engine import Runtime, open_trackers
 from pipeline.train.loop import StepInfo
 from pipeline.train.recipe import Recipe, Sum
+
+LINE_SECONDS = 60.0  # between two lines of progress where there is no terminal
 
 
 class Meter:
@@ -115,14 +118,16 @@ class Log:
 
 
 class Bar:
-    """A progress bar on process 0 with loss, rate, FLOP/s and time left; silent where there is no terminal."""
+    """A progress bar on process 0 with loss, rate, FLOP/s and time left; a line a minute where there is no terminal."""
 
     def __init__(self, context: Any, recipe: Recipe, start: int):
-        self.unit = recipe.unit
+        self.unit, self.terminal, self.start = recipe.unit, context.terminal, start
+        self.name, self.total = context.stage.name, recipe.training.max_steps
+        self.began = self.said = time.monotonic()
         self.tqdm = tqdm(
-            total=recipe.training.max_steps,
+            total=self.total,
             initial=start,
-            desc=context.stage.name,
+            desc=self.name,
             file=context.terminal,
             disable=not context.terminal.isatty(),
             unit="step",
@@ -136,6 +141,12 @@ class Bar:
         shown = [*losses, f"{rate:,.0f} {self.unit}/s", *([f"{flops / 1e9:,.0f} GFLOP/s"] if flops else [])]
         self.tqdm.set_postfix_str(", ".join(shown), refresh=False)
         self.tqdm.update(step - self.tqdm.n)
+        now = time.monotonic()
+        if self.tqdm.disable and now - self.said >= LINE_SECONDS:
+            self.said = now
+            left = duration((now - self.began) / (step - self.start) * (self.total - step))
+            head = f"{self.name}: step {step:,} of {self.total:,}"
+            self.terminal.write(f"{head}, {', '.join(shown)}, {left} left\n")
 
     def close(self) -> None:
         self.tqdm.close()

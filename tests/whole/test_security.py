@@ -1,11 +1,13 @@
 """Catches code of strangers that runs, a secret written down, a file that fills memory: see .github/SECURITY.md."""
 
+import io
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+import tarfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pipeline.lm.model import load_model, load_tokenizer
 from pipeline.lm.prompts import chat_prompt
 from pipeline.run.errors import UserError
 from pipeline.run.stage import open_recipe
+from recipes.common import npm
 from tests.faults.malformed import TREE, base, good
 from tests.helpers import ROOT, refusal
 from tests.whole.command import ENVIRONMENT, TOKEN
@@ -188,6 +191,30 @@ def test_a_header_that_lies_is_damage(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content)
     said = refusal(check_safetensors, tmp_path / "a.safetensors")
     assert said and "a.safetensors" in said
+
+
+def test_an_archive_stays_within_its_folder(tmp_path):
+    """Names that lead out, links and devices are left behind; what is inside comes."""
+    file, out = tmp_path / "a.tgz", tmp_path / "root"
+    with tarfile.open(file, "w:gz") as archive:
+        for name in ("package/in.txt", "../out.txt", "/tmp/headwater-out.txt", "package/../../out.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 2
+            archive.addfile(entry, io.BytesIO(b"ok"))
+        for name, kind, target in (
+            ("package/link", tarfile.SYMTYPE, "/etc/passwd"),
+            ("package/hard", tarfile.LNKTYPE, "package/in.txt"),
+            ("package/device", tarfile.CHRTYPE, ""),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, target
+            archive.addfile(entry)
+    npm._unpack(file, out.resolve())
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
+        "a.tgz",
+        "root/package/in.txt",
+    ]
+    assert not Path("/tmp/headwater-out.txt").exists()
 
 
 def test_an_index_that_leads_out_of_its_directory_is_refused(tmp_path):
