@@ -89,7 +89,7 @@ def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is(tmp_path,
     fit(Toy(toy_training()), context, ALONE)
     lines = context.terminal.getvalue().splitlines()
     assert [line.split(", ")[0] for line in lines] == [f"train: step {step} of 6" for step in (2, 4, 6)]
-    assert re.fullmatch(r"train: step 4 of 6, loss \d\.\d{3}, [\d,]+ samples/s, \d+\.\d s left", lines[1])
+    assert re.fullmatch(r"train: step 4 of 6, loss [\d.]+, [\d,]+ samples/s, \d+\.\d s left", lines[1])
     monkeypatch.setattr("pipeline.train.progress.LINE_SECONDS", 60.0)
     (tmp_path / "quick").mkdir()
     quick = toy_context(tmp_path / "quick")
