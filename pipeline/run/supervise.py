@@ -20,7 +20,10 @@ from pipeline.run.errors import UserError
 SECOND_SECONDS = 2.0  # apart, two requests to stop are two: one Ctrl-C reaches a process by several ways
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 # Gloo's and NCCL's words for a neighbour that left (torch 2.13).
-LOST = re.compile(r"gloo/transport|[Cc]onnection (closed|reset) by|Broken pipe|NCCL|Socket (Timeout|closed)")
+LOST = re.compile(
+    r"gloo/transport|[Cc]onnection (closed|reset) by|Broken pipe|Socket (Timeout|closed)|"
+    r"NCCL.*(remote process|abort|time)"
+)
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # some network file systems
 
 

@@ -51,6 +51,8 @@ def report_error(error: Exception, logs: Path | None, name: str) -> int:
         )
     code = {UserError: 2, Interrupted: 3}.get(type(error), 1)
     if code == 1 and logs is not None and (lost := lost_peers(error)):
+        with open(logs / f"{name}.log", "a") as log:
+            log.writelines(traceback.format_exception(error))
         return _report_lost(lost, logs / f"{name}.error")
     text = "".join(traceback.format_exception(error)) if code == 1 else str(error)
     print(text if code == 1 else f"error: {text}", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from pipeline.run.terminal import leave_word
 
 POLL_SECONDS = 0.5
 STACKS_SECONDS = 3.0  # that the other processes of a host have to write theirs
-LATE_SECONDS = 30.0  # after which the interpreter's own watchdog ends a process whose threads cannot run
+STOPPED_SECONDS = 5.0  # between two looks of this thread: the process itself was stopped, by Ctrl-Z, and goes on
 URGENT = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -35,7 +35,7 @@ class Watch:
 
     def __init__(self, seconds: float, word: Path, say: Callable[[str], object], last: Callable[[], str]):
         self.seconds, self.word, self.say, self.last = seconds, word, say, last
-        self._step, self._seen, self._armed = 0, time.monotonic(), 0.0
+        self._step, self._seen = 0, time.monotonic()
         self._asked: dict[int, float] = {}
         self._done = False
 
@@ -57,20 +57,20 @@ class Watch:
         signal.set_wakeup_fd(self._before)
         os.write(self._written, b"\0")
         self._thread.join()
-        faulthandler.cancel_dump_traceback_later()
         os.close(self._written)
         os.close(self._signals)
 
     def _run(self) -> None:
+        looked = time.monotonic()
         while not self._done:
             ready, _, _ = select.select([self._signals], [], [], POLL_SECONDS)
             if ready:
                 for number in os.read(self._signals, 64):
                     self._heard(number)
-            if self._seen != self._armed:
-                self._armed = self._seen
-                faulthandler.dump_traceback_later(self.seconds + LATE_SECONDS, exit=True, file=2)
-            if time.monotonic() - self._seen > self.seconds and not self._done:
+            before, looked = looked, time.monotonic()
+            if looked - before > STOPPED_SECONDS:
+                self._seen = looked
+            if looked - self._seen > self.seconds and not self._done:
                 self._hung()
 
     def _heard(self, number: int) -> None:

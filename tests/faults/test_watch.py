@@ -59,6 +59,18 @@ def test_a_step_that_never_ends_is_told_with_its_stacks(tmp_path):
     assert "a_step_that_never_ends" in err and out == "no step for 0.5 s after step 7\n"
 
 
+def test_a_run_that_was_stopped_by_hand_goes_on(tmp_path):
+    """Ctrl-Z and fg: the clock has gone on, the process has not."""
+    process = begun(6.5, tmp_path / "train.error")
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(7)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(2)
+    assert process.poll() is None and not (tmp_path / "train.error").exists()
+    process.kill()
+    process.communicate()
+
+
 @pytest.mark.parametrize(
     ("numbers", "apart", "ends"),
     [
@@ -129,7 +141,9 @@ def test_what_gloo_says_of_a_lost_neighbour_is_one_sentence(tmp_path, monkeypatc
     assert (
         said.startswith("1\nprocess 1 of this host is gone: ") and "Traceback" not in capsys.readouterr().err
     )
+    assert "Connection closed by peer" in (tmp_path / "train.log").read_text()  # for whoever wants to know more
     assert lost_peers(ValueError("Connection closed by peer")) is None
+    assert not LOST.search("NCCL error: unhandled cuda error, out of memory")
     assert not LOST.search("shape '[2, 3]' is invalid for input of size 5")
 
 
