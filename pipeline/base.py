@@ -168,7 +168,7 @@ def _grow(context: Context, model: Any, tokenizer: Any, files: Path | None, fold
 
 def _training_texts(corpus: Corpus) -> Iterator[str]:
     for document in sources.documents(corpus, []):
-        if not sources.is_held_out(document.key, corpus.held_out):
+        if not sources.goes_to_held_out(corpus, document.key):
             yield document.text
 
 

@@ -164,7 +164,7 @@ def general_rows(corpus: Corpus, context: Context) -> list[dict[str, Any]]:
     rows = [
         {"key": document.key, "text": document.text}
         for document in sources.documents(corpus, skipped)
-        if sources.is_held_out(document.key, corpus.held_out)
+        if sources.goes_to_held_out(corpus, document.key)
     ]
     if skipped:
         first = skipped[0]
@@ -174,8 +174,9 @@ def general_rows(corpus: Corpus, context: Context) -> list[dict[str, Any]]:
 
 def is_python(corpus: Corpus) -> bool:
     """Whether the corpus says that its documents are Python files."""
-    return corpus.source in ("stdlib", "packages") or (
-        corpus.source == "text" and corpus.pattern.endswith(".py")
+    return all(
+        part.source in ("stdlib", "packages") or (part.source == "text" and part.pattern.endswith(".py"))
+        for part in corpus.parts
     )
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -160,6 +161,7 @@ def write(
         The tokens encoded for each split; how many training rows are held out as well, or nearly so, in words.
     """
     tokens_in, overlapping, close = dict.fromkeys(SPLITS, 0), 0, 0
+    by_source: Counter[str] = Counter()
     share = kind.source.held_out_near if isinstance(kind.source, Corpus) else None
     near = Near(sources.held_out_rows(kind.source), share) if share else None
     held = {
@@ -199,6 +201,9 @@ def write(
                     writers[split].add(
                         encoded.ids, encoded.lengths, encoded.byte_lengths, encoded.targets, *judged
                     )
+                    if split == TRAIN and getattr(kind.source, "sources", ()):
+                        for row, length in zip(kept, encoded.lengths.tolist(), strict=True):
+                            by_source[sources.name_of_source(kind.source, row.key)] += length
                     if encoded.roles is not None:
                         names = [sources.name_of_source(kind.source, row.key) for row in kept]
                         tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
@@ -208,6 +213,10 @@ def write(
     notes = {
         f"training {kind.name} {fate}: the same are held out": overlapping,
         f"training {kind.name} left out: most of their lines are held out": close,
+    }
+    total = sum(by_source.values())
+    notes |= {
+        f"training tokens of source {name}, {count / total:.3f} of all": count for name, count in by_source.items()
     }
     return tokens_in, {words: count for words, count in notes.items() if count}
 

@@ -105,7 +105,7 @@ class Reading:
             UserError: as sources.documents; or, at the end, one of the splits holds no document.
         """
         for document in sources.documents(self.corpus, self.skipped):
-            if sources.is_held_out(document.key, self.corpus.held_out):
+            if sources.goes_to_held_out(self.corpus, document.key):
                 self._documents["held_out"] += 1
                 self._keep(document.text)
             else:
@@ -114,7 +114,8 @@ class Reading:
         if not all(self._documents.values()):
             counts = ", ".join(f"{name} {count}" for name, count in self._documents.items())
             raise UserError(
-                f"corpus.held_out = {self.corpus.held_out} leaves a split without documents: {counts}\n"
+                f"corpus.held_out = {', '.join(str(part.held_out) for part in self.corpus.parts)} leaves a split "
+                f"without documents: {counts}\n"
                 "way out: more documents, or another corpus.held_out"
             )
 

@@ -33,18 +33,19 @@ class Tables(Protocol):
         """Columns that must be there, by the settings that name them."""
 
 
-class Corpus(Section):
-    """Where the documents come from, and which of them are held out."""
+Kind = Literal["stdlib", "packages", "text", "dictd", "auto", "jsonl", "json", "csv", "parquet", "datasets"]
+KIND = (
+    "kind of source; packages: Python files of installed ones; auto: tables by their files' endings, also .gz, "
+    ".bz2, .xz and .zst, or a dataset"
+)
+
+
+class CorpusSource(Section):
+    """Where documents come from, and which of them are held out."""
 
     section: ClassVar[str] = "corpus"
     only_named: ClassVar[bool] = True
-    source: Literal[
-        "stdlib", "packages", "text", "dictd", "auto", "jsonl", "json", "csv", "parquet", "datasets"
-    ] = what(
-        ...,
-        "kind of source; packages: Python files of installed ones; auto: tables by their files' endings, also .gz, "
-        ".bz2, .xz and .zst, or a dataset",
-    )
+    source: Kind = what(..., KIND)
     packages: tuple[str, ...] = what(
         (), "packages only: names as they are imported, such as numpy or sympy.ntheory"
     )
@@ -61,6 +62,42 @@ class Corpus(Section):
     pattern: str = what("**/*.txt", "text only: which files below a folder are documents")
     held_out: float = what(
         0.1, "share of documents held out, decided by a hash of each document's key", gt=0, lt=1
+    )
+    repeats: float = what(
+        1.0, "how often each training document is there: 2.5 is twice, and half of them once more", gt=0
+    )
+    max_documents: int | None = what(None, "stop after this many documents; none: all", ge=1)
+    on_bad_row: Literal["error", "skip"] = what(
+        "error", "undecodable file or malformed row: stop, or count and skip"
+    )
+
+    @model_validator(mode="after")
+    def _of_packages(self) -> "CorpusSource":
+        if (self.source == "packages") != bool(self.packages):
+            raise ValueError("source: packages goes with packages: [NAME, ...], and with nothing else")
+        return self
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        return {"text_column": self.text_column}
+
+    @property
+    def most(self) -> int | None:
+        """How many documents are read; None: all."""
+        return self.max_documents
+
+    @property
+    def called(self) -> str:
+        """What it is, in a word: the kind where that says it, else the path."""
+        return self.path or ", ".join(self.packages) or str(self.source)
+
+
+class Corpus(CorpusSource):
+    """Documents for pretraining, of one source or of several."""
+
+    source: Kind | None = what(None, KIND)
+    sources: tuple[CorpusSource, ...] = what(
+        (), "several sources, each with its own settings and repeats, in place of those above"
     )
     held_out_overlap: Literal["drop", "keep"] = what("drop", OVERLAP)
     held_out_near: float | None = what(
@@ -79,25 +116,27 @@ class Corpus(Section):
     fim_tokens: tuple[str, str, str] = what(
         ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), "control tokens that open the three parts"
     )
-    max_documents: int | None = what(None, "stop after this many documents; none: all", ge=1)
-    on_bad_row: Literal["error", "skip"] = what(
-        "error", "undecodable file or malformed row: stop, or count and skip"
-    )
 
     @model_validator(mode="after")
-    def _of_packages(self) -> "Corpus":
-        if (self.source == "packages") != bool(self.packages):
-            raise ValueError("source: packages goes with packages: [NAME, ...], and with nothing else")
+    def _one_place(self) -> "Corpus":
+        both = self.model_fields_set & CorpusSource.model_fields.keys() if self.sources else set()
+        if both:
+            raise ValueError(
+                f"with sources, each has settings of its own: leave out {', '.join(sorted(both))}"
+            )
+        if not self.sources and self.source is None:
+            raise ValueError("a source is needed, such as source: text, or several: sources")
         return self
 
     @property
-    def named_columns(self) -> dict[str, str]:
-        return {"text_column": self.text_column}
+    def parts(self) -> tuple[CorpusSource, ...]:
+        """The sources, of which there is at least one."""
+        return self.sources or (self,)
 
     @property
-    def most(self) -> int | None:
-        """How many documents are read; None: all."""
-        return self.max_documents
+    def said(self) -> str:
+        """What the sources are, in a few words."""
+        return " and ".join(part.called if self.sources else str(part.source) for part in self.parts)
 
 
 class ChatSource(Section):

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.data import dictd, packages, stdlib
-from pipeline.data.config import ChatSource, Corpus, Preferences, Prompts, Tables
+from pipeline.data.config import ChatSource, CorpusSource, Preferences, Prompts, Tables
 from pipeline.run.errors import UserError, nearest
 
-Source = Corpus | ChatSource | Preferences | Prompts
+Source = CorpusSource | ChatSource | Preferences | Prompts
 
 ENDINGS = {
     "jsonl": (".jsonl", ".ndjson"),
@@ -91,7 +91,7 @@ def files_of(source: Tables) -> list[tuple[str, Path]]:
     if source.source == "packages":
         return packages.files(source)
     path = path_of(source)
-    pattern = source.pattern if isinstance(source, Corpus) and source.source == "text" else "**/*"
+    pattern = source.pattern if isinstance(source, CorpusSource) and source.source == "text" else "**/*"
     base, hits = _matching(path, pattern)
     found = sorted(
         (hit.relative_to(base).as_posix(), hit)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.data import rows, stdlib, stdlib_calls, tables
 from pipeline.data.asked import after_headers, asked
-from pipeline.data.config import Chat, ChatSource, Corpus, Preferences, Prompts, Tables
+from pipeline.data.config import Chat, ChatSource, Corpus, CorpusSource, Preferences, Prompts, Tables
 from pipeline.data.conversation import Conversation, Document, Preference, Prompt
 from pipeline.data.formats import Formats
 from pipeline.data.judged import Judged, against_neighbours, against_others
@@ -21,7 +21,8 @@ from pipeline.run.files import digest_of
 
 FIRST_ROWS = 8  # looked at before anything runs
 
-Section = Corpus | Chat | Preferences | Prompts
+Several = Corpus | Chat  # sections that may hold several sources
+Section = Several | Preferences | Prompts
 SkippedRow = dict[str, Any]  # {"key", "file", "line", "reason"} of a row left out under on_bad_row: skip
 
 
@@ -32,6 +33,8 @@ Parser = Callable[[Source, Row], Iterable[Any]]
 def documents(corpus: Corpus, skipped: list[SkippedRow]) -> Iterator[Document]:
     """The documents of a corpus, ordered by file and by line or row within it; read as they are asked for.
 
+    Of several sources one comes after the other, and `N/` stands before the keys of source N, counted from 0.
+
     Args:
         skipped: rows left out under on_bad_row: skip are appended to it.
 
@@ -39,17 +42,18 @@ def documents(corpus: Corpus, skipped: list[SkippedRow]) -> Iterator[Document]:
         UserError: nothing at the path, no document in it, or, under on_bad_row: error, a bad row. An empty or
             undecodable file is a bad row, too; an empty module of the standard library is none.
     """
-    return _items(corpus, corpus.most, skipped)
+    yield from _items_of_parts(corpus, skipped)
 
 
 def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversation]:
-    """The conversations of a chat section, ordered as documents are; WordNet's by word. Raises as documents.
+    """The conversations of a chat section, ordered as documents are; WordNet's by word. Raises as documents."""
+    yield from _items_of_parts(chat, skipped)
 
-    Of several sources one comes after the other, and `N/` stands before the keys of source N, counted from 0.
-    """
-    for number, part in enumerate(chat.parts):
+
+def _items_of_parts(section: Several, skipped: list[SkippedRow]) -> Iterator[Any]:
+    for number, part in enumerate(section.parts):
         for row in _items(part, part.most, skipped):
-            yield dataclasses.replace(row, key=f"{number}/{row.key}") if chat.sources else row
+            yield dataclasses.replace(row, key=f"{number}/{row.key}") if section.sources else row
 
 
 def preferences(source: Preferences, skipped: list[SkippedRow]) -> Iterator[Preference]:
@@ -74,7 +78,7 @@ def prompts(source: Prompts, skipped: list[SkippedRow]) -> Iterator[Prompt]:
 
 def held_out_rows(source: Section) -> Iterator[Any]:
     """The rows that are held out, alone; those that cannot be used are left out, as the whole reading says of them."""
-    for part in source.parts if isinstance(source, Chat) else (source,):
+    for part in source.parts if isinstance(source, Several) else (source,):
         yield from _held_out_rows(part)
 
 
@@ -97,14 +101,14 @@ def _held_out_rows(source: Source) -> Iterator[Any]:
 
 def goes_to_held_out(source: Section, key: str) -> bool:
     """Whether the row under this key is held out, by the share of the source that it comes from."""
-    if isinstance(source, Chat):
+    if isinstance(source, Several):
         source, key = _part_of(source, key)
     return is_held_out(key, source.held_out)
 
 
 def repeats_of(source: Section, key: str) -> int:
     """How often the training row under this key is there; a hash of its key decides about a fraction."""
-    if not isinstance(source, Chat):
+    if not isinstance(source, Several):
         return 1
     part, key = _part_of(source, key)
     whole = int(part.repeats)
@@ -112,22 +116,22 @@ def repeats_of(source: Section, key: str) -> int:
     return whole + (int.from_bytes(digest[:8], "big") / 2**64 < part.repeats - whole)
 
 
-def name_of_source(source: Chat, key: str) -> str:
-    """Which of the chat sources the row under this key comes from, in a few words."""
+def name_of_source(source: Several, key: str) -> str:
+    """Which of a section's sources the row under this key comes from, in a few words."""
     part, _ = _part_of(source, key)
     return f"{key.partition('/')[0]} {part.called}" if source.sources else part.called
 
 
 def on_bad_row_of(source: Section, key: str) -> str:
     """What becomes of the row under this key where it cannot be used, by the source that it comes from."""
-    return (_part_of(source, key)[0] if isinstance(source, Chat) else source).on_bad_row
+    return (_part_of(source, key)[0] if isinstance(source, Several) else source).on_bad_row
 
 
-def _part_of(chat: Chat, key: str) -> tuple[ChatSource, str]:
-    if not chat.sources:
-        return chat, key
+def _part_of(section: Several, key: str) -> tuple[ChatSource | CorpusSource, str]:
+    if not section.sources:
+        return section, key
     number, _, own = key.partition("/")
-    return chat.sources[int(number)], own
+    return section.sources[int(number)], own
 
 
 def is_held_out(key: str, held_out: float) -> bool:
@@ -142,7 +146,8 @@ def check_corpus(corpus: Corpus) -> None:
     Raises:
         UserError: as documents.
     """
-    _check(corpus)
+    for part in corpus.parts:
+        _check(part)
 
 
 def check_chat(chat: Chat) -> None:
@@ -198,7 +203,7 @@ def outside_files(source: Section) -> dict[str, Path]:
     Raises:
         UserError: as files_of.
     """
-    if not isinstance(source, Chat) or not source.sources:
+    if not isinstance(source, Several) or not source.sources:
         return _files(source)
     return {
         f"{number}/{name}": file
@@ -221,7 +226,7 @@ def fingerprint(source: Section) -> dict[str, Any]:
 
     The sha256 is over (key, sha256 of content) of each file, sorted, or of each row, in order.
     """
-    if isinstance(source, Chat) and source.sources:
+    if isinstance(source, Several) and source.sources:
         return {"sources": [_fingerprint(part) for part in source.sources]}
     return _fingerprint(source)
 
@@ -439,7 +444,7 @@ def _reader_and_parser(source: Source) -> tuple[Reader, Parser]:
         return made.get(source.source) or (tables.table_rows, _table_row(Judged(source)))
     if source.source in BY_FILE:
         return BY_FILE[source.source]
-    return tables.table_rows, _table_row(_text_column if isinstance(source, Corpus) else Formats(source))
+    return tables.table_rows, _table_row(_text_column if isinstance(source, CorpusSource) else Formats(source))
 
 
 BY_FILE: dict[str, tuple[Reader, Parser]] = {

@@ -132,7 +132,7 @@ def summary(card: Card) -> str:
     new = next((made.metrics["added_tokens"] for made in card.chain if "added_tokens" in made.metrics), 0)
     steps = [f"{new:,} tokens added to the vocabulary"] if new else []
     if config.pretrain:
-        steps.append(f"pretrained for {config.pretrain.length} on `{config.corpus.source}`")
+        steps.append(f"pretrained for {config.pretrain.length} on `{config.corpus.said}`")
     if config.finetune:
         how = _weights_of(config.finetune)
         steps.append(f"fine-tuned for {config.finetune.length} on `{config.chat.said}` ({how})")
@@ -308,8 +308,9 @@ def settings(config: LanguageModelConfig) -> str:
         ("prompts", "path"),
         ("model", "pretrained"),
     ):
-        if tree.get(section, {}).get(key):
-            tree[section][key] = public(tree[section][key])
+        for place in (tree.get(section, {}), *tree.get(section, {}).get("sources", ())):
+            if place.get(key):
+                place[key] = public(place[key])
     tree = {
         name: {key: value for key, value in section.items() if value is not None}
         for name, section in tree.items()

@@ -263,7 +263,7 @@ def _run(
     environment = os.environ | ENVIRONMENT | environment | {"FAULT_MARKER": marker}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, preexec_fn=enter,
+        start_new_session=True, preexec_fn=lambda: _begin(enter),
     )  # fmt: skip
     if fault and fault.signals:
         _send(
@@ -289,6 +289,12 @@ def _run(
         text += f"\nprocesses stayed: {[' '.join(each.cmdline()[-6:]) for each in left]}"
         code = None
     return code, text, seconds
+
+
+def _begin(enter: Callable[[], None] | None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run below nohup
+    if enter:
+        enter()
 
 
 def _send(fault: Fault, process: subprocess.Popen, output: str) -> None:
