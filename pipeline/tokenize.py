@@ -162,6 +162,7 @@ def write(
     """
     tokens_in, overlapping, close = dict.fromkeys(SPLITS, 0), 0, 0
     by_source: Counter[str] = Counter()
+    again, seen = 0, set[bytes]() if getattr(kind.source, "duplicates", "keep") == "drop" else None
     share = kind.source.held_out_near if isinstance(kind.source, Corpus) else None
     near = Near(sources.held_out_rows(kind.source), share) if share else None
     held = {
@@ -191,6 +192,10 @@ def write(
                 apart = [row for row in parts[TRAIN] if not near(row)]
                 close += len(parts[TRAIN]) - len(apart)
                 parts[TRAIN] = apart
+            if seen is not None:
+                first = [row for row in parts[TRAIN] if not (digest(row) in seen or seen.add(digest(row)))]
+                again += len(parts[TRAIN]) - len(first)
+                parts[TRAIN] = first
             parts[TRAIN] = [
                 row for row in parts[TRAIN] for _ in range(sources.repeats_of(kind.source, row.key))
             ]
@@ -213,6 +218,7 @@ def write(
     notes = {
         f"training {kind.name} {fate}: the same are held out": overlapping,
         f"training {kind.name} left out: most of their lines are held out": close,
+        f"training {kind.name} left out: the same came before": again,
     }
     total = sum(by_source.values())
     notes |= {

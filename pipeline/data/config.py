@@ -107,6 +107,9 @@ class Corpus(CorpusSource):
         gt=0,
         lt=1,
     )
+    duplicates: Literal["keep", "drop"] = what(
+        "keep", "training documents that came before, but for white space, in this source or another: leave them out"
+    )
     fim: float = what(
         0.0,
         "share of training documents that are learnt as prefix, suffix, middle, so that gaps can be filled in",

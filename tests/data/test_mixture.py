@@ -23,7 +23,8 @@ def mixture(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(rows))
     return [
         {"source": "text", "path": str(tmp_path / "texts"), "held_out": 0.3},
-        {"source": "jsonl", "path": str(tmp_path / "rows.jsonl"), "text_column": "body", "held_out": 0.2, "repeats": 2.5},
+        {"source": "jsonl", "path": str(tmp_path / "rows.jsonl"), "text_column": "body", "held_out": 0.2}
+        | {"repeats": 2.5},
     ]
 
 
@@ -57,6 +58,38 @@ def test_one_recipe_trains_on_all_and_says_how_much_of_each(mixture, tmp_path):
     assert "training tokens of source 1" in done.out
     config, _ = open_recipe(run.parent / "recipe.yaml", [])
     assert str(tmp_path) not in settings(config)  # a model card shows no path of the machine
+
+
+@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+def test_what_came_before_is_left_out_where_asked(tmp_path, duplicates):
+    """The same text in two sources, and twice in one, but for white space; what is held out is no duplicate."""
+    texts = ["one two", "three", "four", "one  two\n", "five", "three"]
+    rows = [json.dumps({"text": text * 30}) + "\n" for text in texts]
+    (tmp_path / "a.jsonl").write_text("".join(rows))
+    (tmp_path / "b.jsonl").write_text(rows[2] + json.dumps({"text": "six" * 30}) + "\n" + rows[4])
+    others = [json.dumps({"text": f"what number {n} says about the weather of {n + 7} days. " * 3}) for n in range(12)]
+    (tmp_path / "c.jsonl").write_text("\n".join(others) + "\n")
+    parts = [{"source": "jsonl", "path": str(tmp_path / f"{name}.jsonl"), "held_out": 1e-9} for name in "abc"]
+    parts[2]["held_out"] = 0.5
+    corpus = Corpus(sources=parts, duplicates=duplicates, held_out_overlap="keep")
+    held = sum(sources.goes_to_held_out(corpus, row.key) for row in sources.documents(corpus, []))
+    tree = TREE | {"corpus": json.loads(corpus.model_dump_json(exclude_unset=True))}
+    arguments = good(tmp_path, tree)
+    assert headwater("stage", "tokenizer", *arguments).code == 0
+    done = headwater("stage", "tokenize", *arguments)
+    assert done.code == 0, done.err
+    made = json.loads((tmp_path / "run" / "tokenize" / "artifact.json").read_text())["metrics"]
+    notes = json.loads((tmp_path / "run" / "tokenize" / "ledger.json").read_text())["notes"]
+    assert held >= 1
+    left = notes.get("training documents left out: the same came before", 0)
+    assert made["documents.train.documents"] == 21 - held - left
+    assert left == (0 if duplicates == "keep" else 21 - held - different(corpus)) and different(corpus) == 18 - held
+
+
+def different(corpus):
+    """Training documents that differ by more than white space."""
+    rows = [row for row in sources.documents(corpus, []) if not sources.goes_to_held_out(corpus, row.key)]
+    return len({" ".join(row.text.split()) for row in rows})
 
 
 @pytest.mark.parametrize(
