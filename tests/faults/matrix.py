@@ -292,7 +292,8 @@ def _run(
 
 
 def _begin(enter: Callable[[], None] | None) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run below nohup
+    for number in (signal.SIGHUP, signal.SIGINT):  # ignored where these tests run below nohup, or behind a shell's &
+        signal.signal(number, signal.SIG_DFL)
     if enter:
         enter()
 
