@@ -441,7 +441,7 @@ def _named(given: argparse.Namespace, stages: tuple) -> Any:
 
 
 def _prove(given: argparse.Namespace) -> int:
-    from pipeline.run.prove import prove
+    from pipeline.train.prove import prove
 
     config, stages = _open(given)
     print(prove(config, stages, _named(given, stages), given.recipe, given.overrides))

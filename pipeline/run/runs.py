@@ -1,7 +1,6 @@
 """`headwater runs` and `headwater clean`: the runs below a folder, and what of one can be made again."""
 
 import fcntl
-import importlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -75,9 +74,10 @@ def busy(run: Path) -> str | None:
 
 
 def _scores(config: Any, made: dict[str, Any]) -> str:
+    from pipeline.run.stage import headline_of
+
     metrics = {key: value for each in made.values() for key, value in each.metrics.items()}
-    names = importlib.import_module(f"recipes.{config.recipe}").HEADLINE
-    keys = [key for name in names for key in metrics if key.startswith(f"{name.replace(' ', '_')}/")]
+    keys = [key for name in headline_of(config) for key in metrics if key.startswith(f"{name.replace(' ', '_')}/")]
     numbers = [(key, metrics[key]) for key in dict.fromkeys(keys) if isinstance(metrics[key], int | float)]
     return ", ".join(f"{key} {value:.3g}" for key, value in numbers[:SHOWN])
 

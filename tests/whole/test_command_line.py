@@ -22,11 +22,24 @@ FROZEN = {
     "stage": (["name", *RECIPE_AND_OVERRIDES], ["--launch"]),
     "data": (["recipe", "overrides"], ["--show"]),
     "init": (["model", "data"], []),
-    "plan": (RECIPE_AND_OVERRIDES, ["--gpus", "--launch"]),
+    "plan": (
+        RECIPE_AND_OVERRIDES,
+        ["--gpus", "--launch", "--gpu-memory", "--hosts", "--price", "--gpu-tflops"],
+    ),
+    "prove": (["name", *RECIPE_AND_OVERRIDES], []),
     "status": (RECIPE_AND_OVERRIDES, ["--json"]),
     "verify": (["directory"], []),
     "export": (["run"], ["--push", "--public"]),
     "doctor": ([], []),
+    "generate": (
+        ["model"],
+        ["--prompts", "--out", "--max-new-tokens", "--temperature", "--top-p", "--top-k", "--min-p"]
+        + ["--repetition-penalty", "--samples", "--seed", "--batch-size", "--stop"],
+    ),
+    "compare": (["models"], ["--data", "--batch-size", "--seed"]),
+    "serve": (["model"], ["--host", "--port"]),
+    "runs": (["folder"], []),
+    "clean": (["run"], ["--yes"]),
     "score": (["directory"], ["--data", "--batch-size"]),
     "merge": (
         ["out", "sources"],

@@ -10,6 +10,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.launch import launch_command, launch_environment, read_launch
 from pipeline.run.stage import MICRO_BATCH, Stage, checkpoints_of, directory_of, upstream
 from pipeline.run.supervise import run_process
+from pipeline.train import checkpoint
 
 MEASURED = ("_per_second",)  # figures of a log line that are the clock's
 
@@ -20,8 +21,6 @@ def prove(config: Any, stages: tuple[Stage, ...], stage: Stage, recipe: Path, ov
     Raises:
         UserError: the stage does not train, or has fewer than two checkpoints; the repeated steps failed, or differ.
     """
-    from pipeline.train import checkpoint
-
     if not stage.launched:
         raise UserError(f"{stage.name} does not train: it has no checkpoints to go on from")
     published = checkpoint.published(checkpoints_of(config, stage.name))
@@ -73,9 +72,7 @@ def _lay_out(config: Any, stages: tuple[Stage, ...], stage: Stage, before: Path,
 
 def _compared(made: Path, last: Path) -> tuple[int, list[str]]:
     """(tensors that both hold, what differs)."""
-    from pipeline.train.checkpoint import Reader
-
-    first, second = Reader(made), Reader(last)
+    first, second = checkpoint.Reader(made), checkpoint.Reader(last)
     keys = first.keys() | second.keys()
     wrong = [f"{key}: only one of the two has it" for key in sorted(first.keys() ^ second.keys())]
     for key in sorted(first.keys() & second.keys()):
