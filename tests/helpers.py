@@ -106,6 +106,11 @@ def refusal(check: Callable[..., Any], *arguments: Any) -> str | None:
     return None
 
 
+def write_no_tensors(directory: Path) -> None:
+    """A file of weights that holds none: what a plan asks of a model whose weights nobody reads."""
+    (directory / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

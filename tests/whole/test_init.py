@@ -9,6 +9,7 @@ from pipeline.lm import start
 from pipeline.run.errors import UserError
 from pipeline.run.stage import check_all, decisions, open_recipe
 from tests.chat_templates import CALLED, TOOLS, TURNS, tokenizer_of
+from tests.helpers import write_no_tensors
 
 LLAMA = {
     "model_type": "llama",
@@ -32,6 +33,7 @@ def model(tmp_path):
     """A directory with a config and a tokenizer, and no weights."""
     tokenizer_of("qwen3").save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps(LLAMA))
+    write_no_tensors(tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -19,6 +19,7 @@ from recipes.common.images import emoji, openclipart
 from recipes.molecules.reading import MOSES
 from tests.captioning.cases import write_vlm
 from tests.chat_templates import CALLED, TOOLS, tokenizer_of
+from tests.helpers import write_no_tensors
 from tests.music.cases import write_pieces
 from tests.text_to_image.bases import write_base
 from tests.transcription.cases import write_whisper
@@ -155,6 +156,7 @@ def write_model(directory: Path, template: str, config: dict) -> None:
     """What a plan and a look need of a model: no weights."""
     tokenizer_of(template).save_pretrained(directory)
     (directory / "config.json").write_text(json.dumps(config))
+    write_no_tensors(directory)
 
 
 def _reading(text: str) -> str:
