@@ -88,7 +88,7 @@ class CorpusSource(Section):
 
     @property
     def called(self) -> str:
-        """What it is, in a word: the kind where that says it, else the path."""
+        """What it is, in a word: its path or packages, else the kind of source."""
         return self.path or ", ".join(self.packages) or str(self.source)
 
 

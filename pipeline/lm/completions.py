@@ -75,7 +75,7 @@ def run_generate(model: str, prompts: Path, out: Path, asked: Asked) -> int:
     encoded = [Prompt(number, _ids(tokenizer, row, f"{prompts}:{number + 1}"), row) for number, row in enumerate(rows)]
     _check_lengths(net, encoded, prompts)
     with open(out, "a", encoding="utf-8") as file:
-        if not done:
+        if not out.stat().st_size:
             file.write(json.dumps({"headwater": told}) + "\n")
         for line in _completions(net, tokenizer, encoded, sorted(left), asked):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -149,6 +149,9 @@ def _kept(out: Path, told: dict[str, Any]) -> set[tuple[int, int]]:
         return set()
     content = out.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
+    if not whole and content.startswith(b'{"headwater"'):  # cut within its first line
+        os.truncate(out, 0)
+        return set()
     try:
         first, *lines = [json.loads(line) for line in whole.decode().splitlines()] or [{}]
         before = first["headwater"]

@@ -94,6 +94,16 @@ def test_a_file_that_was_cut_is_gone_on_with_and_ends_the_same(directory, prompt
         made(directory, prompts, cut)
 
 
+@pytest.mark.parametrize("left", ["half of the first line", "the first line"])
+def test_a_file_that_was_cut_before_its_first_completion_is_made(directory, prompts, tmp_path, left):
+    made(directory, prompts, tmp_path / "whole.jsonl")
+    first = (tmp_path / "whole.jsonl").read_bytes().split(b"\n")[0] + b"\n"
+    (tmp_path / "cut.jsonl").write_bytes(first if left == "the first line" else first[:30])
+    assert made(directory, prompts, tmp_path / "cut.jsonl") == 10
+    assert read_completions(tmp_path / "cut.jsonl") == read_completions(tmp_path / "whole.jsonl")
+    assert made(directory, prompts, tmp_path / "cut.jsonl") == 0
+
+
 def test_a_stop_text_ends_a_completion_and_is_not_in_it(directory, prompts, tmp_path):
     made(directory, prompts, tmp_path / "free.jsonl", temperature=0, samples=1)
     free = read_completions(tmp_path / "free.jsonl")
