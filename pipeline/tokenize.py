@@ -16,7 +16,7 @@ from pipeline.data import sources
 from pipeline.data.config import Chat, ChatSource, Corpus
 from pipeline.data.kinds import Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
-from pipeline.data.overlap import Near, digest
+from pipeline.data.overlap import Near, Sieve, digest
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
 from pipeline.data.supervision import (
     SHOWN,
@@ -160,15 +160,9 @@ def write(
     Returns:
         The tokens encoded for each split; how many training rows are held out as well, or nearly so, in words.
     """
-    tokens_in, overlapping, close = dict.fromkeys(SPLITS, 0), 0, 0
+    tokens_in = dict.fromkeys(SPLITS, 0)
     by_source: Counter[str] = Counter()
-    again, seen = 0, set[bytes]() if getattr(kind.source, "duplicates", "keep") == "drop" else None
-    share = kind.source.held_out_near if isinstance(kind.source, Corpus) else None
-    near = Near(sources.held_out_rows(kind.source), share) if share else None
-    held = {
-        digest(row)
-        for row in bar(sources.held_out_rows(kind.source), f"held-out {kind.name}", context.terminal)
-    }
+    sieve = _sieve(kind, context.terminal)
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -184,20 +178,8 @@ def write(
         }
         for rows in batches(bar(kind.rows(), kind.name, context.terminal), kind.size, kind.batch_characters):
             parts = divide(rows, kind.source)
-            apart = [row for row in parts[TRAIN] if digest(row) not in held]
-            overlapping += len(parts[TRAIN]) - len(apart)
-            if kind.source.held_out_overlap == "drop":
-                parts[TRAIN] = apart
-            if near:
-                apart = [row for row in parts[TRAIN] if not near(row)]
-                close += len(parts[TRAIN]) - len(apart)
-                parts[TRAIN] = apart
-            if seen is not None:
-                first = [row for row in parts[TRAIN] if not (digest(row) in seen or seen.add(digest(row)))]
-                again += len(parts[TRAIN]) - len(first)
-                parts[TRAIN] = first
             parts[TRAIN] = [
-                row for row in parts[TRAIN] for _ in range(sources.repeats_of(kind.source, row.key))
+                row for row in sieve(parts[TRAIN]) for _ in range(sources.repeats_of(kind.source, row.key))
             ]
             for split, part in parts.items():
                 for kept, encoded in kind.encode(part):
@@ -214,17 +196,24 @@ def write(
                         tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
                     if split in lines:
                         lines[split].writelines(as_line(kind.record(row)) for row in kept)
-    fate = "kept" if kind.source.held_out_overlap == "keep" else "left out"
-    notes = {
-        f"training {kind.name} {fate}: the same are held out": overlapping,
-        f"training {kind.name} left out: most of their lines are held out": close,
-        f"training {kind.name} left out: the same came before": again,
-    }
     total = sum(by_source.values())
-    notes |= {
-        f"training tokens of source {name}, {count / total:.3f} of all": count for name, count in by_source.items()
-    }
-    return tokens_in, {words: count for words, count in notes.items() if count}
+    shares = {f"training tokens of source {name}, {n / total:.3f} of all": n for name, n in by_source.items()}
+    return tokens_in, sieve.notes | shares
+
+
+def _sieve(kind: Kind, terminal: TextIO) -> Sieve:
+    """What is left out of the training rows of `kind`; reads those that are held out."""
+    source = kind.source
+    corpus = source if isinstance(source, Corpus) else None
+    share = corpus.held_out_near if corpus else None
+    held = {digest(row) for row in bar(sources.held_out_rows(source), f"held-out {kind.name}", terminal)}
+    return Sieve(
+        kind.name,
+        held,
+        source.held_out_overlap,
+        Near(sources.held_out_rows(source), share) if share else None,
+        corpus.duplicates if corpus else "keep",
+    )
 
 
 def batches(rows: Iterable[Row], size: Callable[[Row], int], limit: int) -> Iterator[list[Row]]:

@@ -1,7 +1,8 @@
 """Rows that occur in both splits: what is held out would have been learnt by heart."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from pipeline.data.conversation import Conversation, Document, Message, Preference, Prompt
 
@@ -9,6 +10,57 @@ from pipeline.data.conversation import Conversation, Document, Message, Preferen
 def digest(row: Document | Conversation | Preference | Prompt) -> bytes:
     """16 bytes of the row's words, equal for rows that differ in white space alone."""
     return hashlib.blake2b(" ".join(" ".join(_texts(row)).split()).encode(), digest_size=16).digest()
+
+
+class Sieve:
+    """What is left out of a section's training rows, and how much of it, in words.
+
+    Args:
+        name: what the rows are; held: digests of those that are held out; overlap: `drop` or `keep` for rows among
+            them; near: says of a row whether most of its lines are held out; duplicates: `drop` or `keep` for rows that
+            came before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        held: set[bytes],
+        overlap: str,
+        near: Callable[[Any], bool] | None = None,
+        duplicates: str = "keep",
+    ) -> None:
+        self.held, self.overlap, self.near, self.duplicates = held, overlap, near, duplicates
+        self.seen: set[bytes] = set()
+        fate = "kept" if overlap == "keep" else "left out"
+        self.words = (
+            f"training {name} {fate}: the same are held out",
+            f"training {name} left out: most of their lines are held out",
+            f"training {name} left out: the same came before",
+        )
+        self.counts = [0, 0, 0]
+
+    def __call__(self, rows: list[Any]) -> list[Any]:
+        return [row for row in rows if self._stays(row)]
+
+    def _stays(self, row: Any) -> bool:
+        own = digest(row)
+        if own in self.held:
+            self.counts[0] += 1
+            if self.overlap == "drop":
+                return False
+        if self.near and self.near(row):
+            self.counts[1] += 1
+            return False
+        if self.duplicates == "drop":
+            if own in self.seen:
+                self.counts[2] += 1
+                return False
+            self.seen.add(own)
+        return True
+
+    @property
+    def notes(self) -> dict[str, int]:
+        return {words: count for words, count in zip(self.words, self.counts, strict=True) if count}
 
 
 class Near:

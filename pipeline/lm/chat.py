@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from pipeline.lm.directory import model_directory
 from pipeline.run.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from pipeline.data.chat import ChatEncoder, Messages
 
-IN_A_RUN = ("export", "reinforce/model", "prefer/model", "finetune/model", "pretrain/model", "base/model")
 HELP = "/reset forgets the conversation, /quit (or Ctrl-D) ends it"
 
 
@@ -95,21 +95,6 @@ def pieces(tokenizer: PreTrainedTokenizerFast, tokens: Iterator[int | None]) -> 
         yield text[len(shown) :]
 
 
-def model_directory(directory_or_run: Path) -> Path:
-    """The model to talk to: the directory itself, or the last model that a run has made.
-
-    Raises:
-        UserError: there is none.
-    """
-    for directory in (directory_or_run, *(directory_or_run / name for name in IN_A_RUN)):
-        if (directory / "config.json").is_file():
-            return directory
-    raise UserError(
-        f"no model in {directory_or_run}\n"
-        f"expected: a Hugging Face model directory, or a run's output directory with {' or '.join(IN_A_RUN)}"
-    )
-
-
 def open_talk(
     directory_or_run: Path, max_new_tokens: int, temperature: float, top_p: float, seed: int
 ) -> tuple[Path, Talk]:
@@ -118,17 +103,13 @@ def open_talk(
     Raises:
         UserError: no model, or a tokenizer without a chat template.
     """
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
     from pipeline.data.chat import ChatEncoder
-    from pipeline.lm.model import load_model, load_tokenizer
+    from pipeline.lm.model import load_tokenizer, ready
 
-    disable_progress_bar()
     directory = model_directory(directory_or_run)
     tokenizer = load_tokenizer(directory)
     encoder = ChatEncoder(tokenizer)
-    model = load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = ready(directory)
     return directory, Talk(model, tokenizer, encoder, max_new_tokens, temperature or None, top_p, seed)
 
 

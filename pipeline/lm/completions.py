@@ -62,6 +62,7 @@ def run_generate(model: str, prompts: Path, out: Path, asked: Asked) -> int:
         UserError: no model; a prompt that cannot be read or is too long; `out` was made otherwise.
     """
     from pipeline.lm.directory import directory_of
+    from pipeline.lm.model import load_tokenizer, ready
 
     check_asked(asked)
     rows = read_prompts(prompts)
@@ -71,7 +72,7 @@ def run_generate(model: str, prompts: Path, out: Path, asked: Asked) -> int:
     left = {(n, s) for n in range(len(rows)) for s in range(asked.samples)} - done
     if not left:
         return 0
-    net, tokenizer = _loaded(directory)
+    net, tokenizer = ready(directory), load_tokenizer(directory)
     encoded = [Prompt(number, _ids(tokenizer, row, f"{prompts}:{number + 1}"), row) for number, row in enumerate(rows)]
     _check_lengths(net, encoded, prompts)
     with open(out, "a", encoding="utf-8") as file:
@@ -165,16 +166,6 @@ def _kept(out: Path, told: dict[str, Any]) -> set[tuple[int, int]]:
     if len(whole) != len(content):
         os.truncate(out, len(whole))
     return done
-
-
-def _loaded(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    from pipeline.lm.model import load_model, load_tokenizer
-
-    disable_progress_bar()
-    return load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(directory)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], place: str) -> list[int]:

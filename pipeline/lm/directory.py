@@ -6,11 +6,27 @@ from typing import Any
 
 from pipeline.run.errors import UserError
 
+IN_A_RUN = ("export", "reinforce/model", "prefer/model", "finetune/model", "pretrain/model", "base/model")
 MOST_CONFIG = 16 << 20  # bytes of a JSON that describes a model; those of published ones are below 1 MB
 MOST_TOKENIZER = 256 << 20  # of tokenizer.json; the largest published ones are below 40 MB
 MOST_HEADER = 100 << 20  # of a safetensors header, as the library has it
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+def model_directory(directory_or_run: Path) -> Path:
+    """A model: the directory itself, or the last model that a run has made.
+
+    Raises:
+        UserError: there is none.
+    """
+    for directory in (directory_or_run, *(directory_or_run / name for name in IN_A_RUN)):
+        if (directory / "config.json").is_file():
+            return directory
+    raise UserError(
+        f"no model in {directory_or_run}\n"
+        f"expected: a Hugging Face model directory, or a run's output directory with {' or '.join(IN_A_RUN)}"
+    )
 
 
 def directory_of(model: str) -> Path:
@@ -19,8 +35,6 @@ def directory_of(model: str) -> Path:
     Raises:
         UserError: it is none of these.
     """
-    from pipeline.lm.chat import model_directory
-
     if Path(model).exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         return model_directory(Path(model).expanduser())
     from huggingface_hub import snapshot_download

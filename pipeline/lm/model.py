@@ -349,6 +349,15 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
         ) from None
 
 
+def ready(directory: Path) -> PreTrainedModel:
+    """The model in fp32, on the GPU where there is one, loaded without a bar. Raises as load_model."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    return load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def config_of(directory: Path) -> PretrainedConfig:
     """The transformers config in a local directory."""
     from transformers import AutoConfig

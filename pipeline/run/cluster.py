@@ -72,7 +72,7 @@ def chosen(found: list[Way], cluster: Cluster) -> Way | None:
     return next((way for way in found if way.tested and way.total <= USED * cluster.memory), None)
 
 
-def lines(size: Size, training: Loop, launch: Launch, tested: tuple[int, ...], cluster: Cluster) -> list[str]:
+def side_by_side(size: Size, training: Loop, launch: Launch, tested: tuple[int, ...], cluster: Cluster) -> list[str]:
     """The ways side by side, and the one to take with its reason."""
     found = ways(size, training, launch, tested)
     hosts = f" on {cluster.hosts} hosts" if cluster.hosts > 1 else ""

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.run.cluster import GPU_FLOPS, Cluster, cost
-from pipeline.run.cluster import lines as where
+from pipeline.run.cluster import GPU_FLOPS, Cluster, cost, side_by_side
 from pipeline.run.config import Loop
 from pipeline.run.launch import Launch, read_launch
 from pipeline.run.machine import precision_of
@@ -67,7 +66,7 @@ def _training_lines(config: Any, stage: Stage, launch: Launch, cluster: Cluster 
         f"  parameters: {size.parameters:,}, trained {size.trained:,}",
         f"  memory a process: {_bytes(need.total)} = {_parts(need)}",
         f"  while a checkpoint is written: {_bytes(snapshot(size, training, launch))} more a process, of the host",
-        *(where(size, training, launch, _tested(stage), cluster) if cluster else []),
+        *(side_by_side(size, training, launch, _tested(stage), cluster) if cluster else []),
         *_compute_lines(training, size, launch, cluster),
         f"  disk: {_bytes(disk(size, config.run.save_total_limit))} for checkpoints and weights",
     ]

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.run import artifact
 from pipeline.run.errors import UserError
-from pipeline.run.units import duration
+from pipeline.run.results import scores_of
+from pipeline.run.units import duration, size
 
 SHOWN = 3  # scores of a run
 
@@ -45,15 +46,15 @@ def runs_below(folder: Path) -> list[Seen]:
 
 def seen(run: Path) -> Seen:
     """What a run has; of one that cannot be read, why."""
-    size = sum(path.lstat().st_size for path in run.rglob("*") if path.is_file())
+    held = sum(path.lstat().st_size for path in run.rglob("*") if path.is_file())
     manifests = [path.stat().st_mtime for path in run.glob(f"*/{artifact.MANIFEST}")]
     since = time.time() - max([*manifests, (run / "config.yaml").stat().st_mtime])
     try:
         config, stages = _open(run)
         made = {stage.name: published for stage in stages if (published := artifact.read(run / stage.name))}
     except UserError as error:
-        return Seen(run, "?", len(manifests), len(manifests), busy(run), size, since, str(error).split("\n")[0])
-    return Seen(run, config.recipe, len(made), len(stages), busy(run), size, since, _scores(config, made))
+        return Seen(run, "?", len(manifests), len(manifests), busy(run), held, since, str(error).split("\n")[0])
+    return Seen(run, config.recipe, len(made), len(stages), busy(run), held, since, _scores(config, made))
 
 
 def _open(run: Path) -> tuple[Any, tuple]:
@@ -76,28 +77,19 @@ def busy(run: Path) -> str | None:
 def _scores(config: Any, made: dict[str, Any]) -> str:
     from pipeline.run.stage import headline_of
 
-    metrics = {key: value for each in made.values() for key, value in each.metrics.items()}
-    keys = [key for name in headline_of(config) for key in metrics if key.startswith(f"{name.replace(' ', '_')}/")]
-    numbers = [(key, metrics[key]) for key in dict.fromkeys(keys) if isinstance(metrics[key], int | float)]
-    return ", ".join(f"{key} {value:.3g}" for key, value in numbers[:SHOWN])
+    groups = scores_of(made.values())
+    telling = [score for name in headline_of(config) for score in groups.get(name, ())]
+    return ", ".join(f"{score.key} {score.value:.3g}" for score in telling[:SHOWN])
 
 
 def render(found: list[Seen]) -> str:
     rows = [["run", "recipe", "stages", "size", "last", "scores"]]
     for run in found:
         state = f"{run.done}/{run.stages}{f' {run.busy} runs' if run.busy else ''}"
-        rows.append([str(run.path), run.recipe, state, size_of(run.bytes), f"{duration(run.changed)} ago", run.scores])
+        rows.append([str(run.path), run.recipe, state, size(run.bytes), f"{duration(run.changed)} ago", run.scores])
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [[*map(str.ljust, row[:5], widths), row[5]] for row in rows]
     return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def size_of(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 def removable(run: Path) -> list[tuple[Path, str]]:
@@ -127,9 +119,9 @@ def clean(run: Path, sure: bool) -> str:
     if not found:
         return f"{run}: nothing to remove"
     sizes = [sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file()) for path, _ in found]
-    lines = [f"{size_of(size):>8}  {path}  ({why})" for (path, why), size in zip(found, sizes, strict=True)]
+    lines = [f"{size(held):>10}  {path}  ({why})" for (path, why), held in zip(found, sizes, strict=True)]
     if sure:
         for path, _ in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    last = f"{size_of(sum(sizes))} removed" if sure else f"{size_of(sum(sizes))} would go; --yes removes it"
+    last = f"{size(sum(sizes))} removed" if sure else f"{size(sum(sizes))} would go; --yes removes it"
     return "\n".join([*lines, last])

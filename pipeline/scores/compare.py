@@ -6,7 +6,6 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ RUN_TEXTS = "tokenize/documents.held_out.jsonl"
 class Compared:
     """A model beside the first: bits per byte, and the difference to the first's, paired by text.
 
-    difference, interval: None of the first itself. tokens: scored in all.
+    difference, interval: None of the first itself.
     """
 
     model: str
@@ -29,7 +28,6 @@ class Compared:
     bits_interval: Interval
     difference: float | None
     interval: Interval | None
-    bytes_per_token: float
 
     @property
     def verdict(self) -> str:
@@ -50,6 +48,7 @@ def texts_of(data: Path | None, models: list[str]) -> tuple[list[str], str]:
     """
     from pipeline.data import sources
     from pipeline.data.config import Corpus
+    from pipeline.data.rows import kind_of
     from pipeline.scores.bits import read_lines
 
     if data is None:
@@ -60,14 +59,10 @@ def texts_of(data: Path | None, models: list[str]) -> tuple[list[str], str]:
         raise UserError(
             "none of these is a run with held-out texts\nway out: --data FILE of text, JSON lines or Parquet, or FOLDER"
         )
-    kinds = {".jsonl": "jsonl", ".parquet": "parquet"}
     path = data.expanduser()
-    files = [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]
-    kind = next((kinds[file.suffix] for file in files if file.suffix in kinds), "text")
-    pattern = {"pattern": "**/*"} if kind == "text" else {}
-    corpus = Corpus(source=kind, path=str(data), held_out=0.5, **pattern)
-    skipped: list[Any] = []
-    found = [document.text for document in sources.documents(corpus, skipped)]
+    files = [path] if path.is_file() else path.rglob("*")
+    corpus = Corpus(source="auto" if any(map(kind_of, files)) else "text", path=str(data), pattern="**/*")
+    found = [document.text for document in sources.documents(corpus, [])]
     if len(found) < 2:
         raise UserError(f"{data} holds {len(found)} texts, and intervals need two or more\nway out: more files or rows")
     return found, str(data)
@@ -87,10 +82,10 @@ def compare(models: list[str], texts: list[str], samples: int, seed: int, batch_
     window = min(_window(directory) for directory in directories)
     byte_lengths = np.array([len(text.encode()) for text in texts])
     found = [_nats(directory, texts, window, batch_size, seed) for directory in directories]
-    first, total = found[0][0], int(byte_lengths.sum())
+    total = int(byte_lengths.sum())
     compared = []
-    for model, (nats, tokens) in zip(models, found, strict=True):
-        bits, change = nats / math.log(2), (nats - first) / math.log(2)
+    for model, nats in zip(models, found, strict=True):
+        bits, change = nats / math.log(2), (nats - found[0]) / math.log(2)
         itself = model is models[0]
         compared.append(
             Compared(
@@ -99,7 +94,6 @@ def compare(models: list[str], texts: list[str], samples: int, seed: int, batch_
                 bootstrap_interval(bits, byte_lengths, samples, seed),
                 None if itself else float(change.sum()) / total,
                 None if itself else bootstrap_interval(change, byte_lengths, samples, seed),
-                total / tokens,
             )
         )
     return compared
@@ -111,23 +105,18 @@ def _window(directory: Path) -> int:
     return min(positions_of(config_of(directory)) or LONGEST, LONGEST)
 
 
-def _nats(directory: Path, texts: list[str], window: int, batch_size: int, seed: int) -> tuple[np.ndarray, int]:
-    """(nats of each text, tokens scored)."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    from pipeline.lm.model import load_model, load_tokenizer
+def _nats(directory: Path, texts: list[str], window: int, batch_size: int, seed: int) -> np.ndarray:
+    """Nats of each text."""
+    from pipeline.lm.model import load_tokenizer, ready
     from pipeline.scores.bits import TextBits
     from pipeline.scores.score import Settings
 
-    disable_progress_bar()
     rows = [{"key": str(number), "text": text} for number, text in enumerate(texts)]
     settings = Settings(
         seed=seed, window=window, bf16=False, batch_size=batch_size, bootstrap_samples=0, progress=sys.stderr
     )
-    model = load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu")
-    found = TextBits("texts", "", rows, None, settings).measure(model, load_tokenizer(directory))
-    return np.array(found["nats"]), found["tokens"]
+    found = TextBits("texts", "", rows, None, settings).measure(ready(directory), load_tokenizer(directory))
+    return np.array(found["nats"])
 
 
 def table(compared: list[Compared], texts: list[str], where: str) -> str:

@@ -40,7 +40,7 @@ def write_explained(config: Any, text: str, out: Path) -> str:
     from transformers.utils.logging import disable_progress_bar
 
     from pipeline.lm import insight
-    from pipeline.lm.chat import model_directory
+    from pipeline.lm.directory import model_directory
     from pipeline.lm.model import load_model, load_tokenizer
     from recipes.common.drawn import check_new_page
 

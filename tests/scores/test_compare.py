@@ -84,7 +84,7 @@ def test_texts_come_from_files_or_from_what_a_run_has_held_out(tmp_path):
 
 
 def test_the_table_is_read_at_a_glance():
-    rows = [Compared("a", 1.0, (0.9, 1.1), None, None, 3.0), Compared("b", 0.8, (0.7, 0.9), -0.2, (-0.3, -0.1), 3.0)]
+    rows = [Compared("a", 1.0, (0.9, 1.1), None, None), Compared("b", 0.8, (0.7, 0.9), -0.2, (-0.3, -0.1))]
     assert table(rows, ["ab", "cd"], "FILE").splitlines() == [
         "2 texts, 4 bytes of FILE; bits per byte, lower is better; 95 % intervals",
         "",

@@ -4,7 +4,7 @@ something was written: the table of tests/faults/malformed.py, and every limit o
 import time
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 
@@ -96,7 +96,7 @@ def beyond(section: type[Section], tree: dict[str, Any], prefix: str) -> Iterato
 
 def _kinds(annotation: Any) -> list[Any]:
     """The kinds of value that a setting may be of."""
-    if get_origin(annotation) in (types.UnionType, __import__("typing").Union):
+    if get_origin(annotation) in (types.UnionType, Union):
         return [kind for part in get_args(annotation) for kind in _kinds(part)]
     if hasattr(annotation, "__metadata__"):
         return _kinds(annotation.__origin__)
