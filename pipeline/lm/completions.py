@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of the file. number: its place, from 0; ids: what the model is shown; row: the line itself."""
+    """A prompt of the file. place: its file and line; row: the line itself; ids: what the model is shown."""
 
-    number: int
-    ids: list[int] = field(repr=False)
+    place: str
     row: dict[str, Any]
+    ids: list[int]
 
 
 def run_generate(model: str, prompts: Path, out: Path, asked: Asked) -> int:
@@ -67,14 +67,14 @@ def run_generate(model: str, prompts: Path, out: Path, asked: Asked) -> int:
     check_asked(asked)
     rows = read_prompts(prompts)
     directory = directory_of(model)
-    told = _told(model, rows, asked)
+    told = _told(model, directory, [row for _, row in rows], asked)
     done = _kept(out, told)
     left = {(n, s) for n in range(len(rows)) for s in range(asked.samples)} - done
     if not left:
         return 0
     net, tokenizer = ready(directory), load_tokenizer(directory)
-    encoded = [Prompt(number, _ids(tokenizer, row, f"{prompts}:{number + 1}"), row) for number, row in enumerate(rows)]
-    _check_lengths(net, encoded, prompts)
+    encoded = [Prompt(place, row, _ids(tokenizer, row, place)) for place, row in rows]
+    _check_lengths(net, encoded)
     with open(out, "a", encoding="utf-8") as file:
         if not out.stat().st_size:
             file.write(json.dumps({"headwater": told}) + "\n")
@@ -104,8 +104,8 @@ def check_asked(asked: Asked) -> None:
         raise UserError("--stop '' would end every completion before it begins")
 
 
-def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file: JSON lines with `prompt`, `messages` or `text`; or plain text, a prompt a line.
+def read_prompts(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(FILE:LINE, row) of a file: JSON lines with `prompt`, `messages` or `text`; or plain text, a prompt a line.
 
     Raises:
         UserError: with the line.
@@ -126,18 +126,24 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
                 raise UserError(f"{path}:{number}: not JSON: {str(error)[:80]}") from None
         if not isinstance(row, dict) or not any(row.get(key) for key in KEYS):
             raise UserError(f"{path}:{number}: no prompt\nexpected: an object with {' or '.join(KEYS)}")
-        rows.append(row)
+        rows.append((f"{path}:{number}", row))
     if not rows:
         raise UserError(f"{path} holds no prompt\nexpected: one a line")
     return rows
 
 
-def _told(model: str, rows: list[dict[str, Any]], asked: Asked) -> dict[str, Any]:
-    """What a file of completions says of how it was made; the number of samples and the batch may differ."""
+def _told(model: str, directory: Path, rows: list[dict[str, Any]], asked: Asked) -> dict[str, Any]:
+    """What a file of completions says of how it was made; the number of samples and the batch may differ.
+
+    Weights are told apart by size and time of change: hashing them would take longer than many a file of prompts.
+    """
     from pipeline.run.files import digest_of_tree
 
+    stats = {file.name: file.stat() for file in sorted(directory.glob("*.safetensors"))}
+    made = {"weights": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}, "prompts": rows}
     settings = {key: value for key, value in vars(asked).items() if key not in ("samples", "batch_size")}
-    return json.loads(json.dumps({"model": model, "prompts": digest_of_tree({"rows": rows}), **settings}))
+    told = {name: digest_of_tree({name: value}) for name, value in made.items()}
+    return json.loads(json.dumps({"model": model, **told, **settings}))
 
 
 def _kept(out: Path, told: dict[str, Any]) -> set[tuple[int, int]]:
@@ -180,14 +186,14 @@ def _ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], place: str) ->
     return document_prompt(tokenizer, str(row.get("prompt") or row.get("text")))
 
 
-def _check_lengths(model: PreTrainedModel, prompts: list[Prompt], path: Path) -> None:
+def _check_lengths(model: PreTrainedModel, prompts: list[Prompt]) -> None:
     from pipeline.lm.model import positions_of
 
     limit = positions_of(model.config)
     for prompt in prompts:
         if limit is not None and len(prompt.ids) >= limit:
             raise UserError(
-                f"{path}:{prompt.number + 1}: {len(prompt.ids)} tokens leave no room in the model's {limit} positions\n"
+                f"{prompt.place}: {len(prompt.ids)} tokens leave no room in the model's {limit} positions\n"
                 "way out: a shorter prompt"
             )
 

@@ -2,6 +2,7 @@
 not gone on with or is mixed with another."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -89,6 +90,12 @@ def test_a_file_that_was_cut_is_gone_on_with_and_ends_the_same(directory, prompt
     assert made(directory, prompts, cut, samples=3) == 5  # more of the same kind
     with pytest.raises(UserError, match="was made otherwise: seed: 7 -> 8"):
         made(directory, prompts, cut, seed=8)
+    weights = directory / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    os.utime(weights, ns=(before, before + 1))
+    with pytest.raises(UserError, match="was made otherwise: weights"):
+        made(directory, prompts, cut)
+    os.utime(weights, ns=(before, before))
     prompts.write_text(prompts.read_text().replace("p3", "p9"))
     with pytest.raises(UserError, match="was made otherwise: prompts"):
         made(directory, prompts, cut)
@@ -137,6 +144,7 @@ BAD = {
     "an empty one": ('{"prompt": ""}\n', ":1: no prompt"),
     "a list": ("[1]\n", ":1: no prompt"),
     "messages that are none": ('{"messages": "a"}\n', ":1: "),
+    "too long, behind an empty line": ("\n" + json.dumps({"prompt": "the end " * 500}) + "\n", ":2: "),
     "too long": (json.dumps({"prompt": "the end " * 500}) + "\n", ":1: "),
 }
 
