@@ -92,6 +92,13 @@ class CorpusSource(Section):
         return self.path or ", ".join(self.packages) or str(self.source)
 
 
+def _refuse_both(section: Section, source: type[Section]) -> None:
+    """Raises ValueError where a section with several sources has settings of a single one, too."""
+    both = section.model_fields_set & source.model_fields.keys() if section.sources else set()
+    if both:
+        raise ValueError(f"with sources, each has settings of its own: leave out {', '.join(sorted(both))}")
+
+
 class Corpus(CorpusSource):
     """Documents for pretraining, of one source or of several."""
 
@@ -122,11 +129,7 @@ class Corpus(CorpusSource):
 
     @model_validator(mode="after")
     def _one_place(self) -> "Corpus":
-        both = self.model_fields_set & CorpusSource.model_fields.keys() if self.sources else set()
-        if both:
-            raise ValueError(
-                f"with sources, each has settings of its own: leave out {', '.join(sorted(both))}"
-            )
+        _refuse_both(self, CorpusSource)
         if not self.sources and self.source is None:
             raise ValueError("a source is needed, such as source: text, or several: sources")
         return self
@@ -202,11 +205,7 @@ class Chat(ChatSource):
 
     @model_validator(mode="after")
     def _one_place(self) -> "Chat":
-        both = self.model_fields_set & ChatSource.model_fields.keys() if self.sources else set()
-        if both:
-            raise ValueError(
-                f"with sources, each has settings of its own: leave out {', '.join(sorted(both))}"
-            )
+        _refuse_both(self, ChatSource)
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""What a pretrained model's directory must hold before anything of it is loaded: looked at in bounded memory."""
+"""Where a model lies, and what its directory must hold before anything of it is loaded, looked at in bounded memory."""
 
 import json
 from pathlib import Path
