@@ -101,6 +101,16 @@ def peers() -> list[tuple[int, Any]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
+def gone() -> list[int]:
+    """Ranks of this host whose process has ended."""
+    if "RANK" not in os.environ:
+        return []
+    there = {rank for rank, _ in peers()} | {int(os.environ["RANK"])}
+    first = int(os.environ["RANK"]) - int(os.environ.get("LOCAL_RANK", 0))
+    local = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return [rank for rank in local if rank not in there]
+
+
 def lost_peers(error: BaseException) -> str | None:
     """What to say where `error` is a collective's, about a process that is no longer there; None: it is another."""
     chain: BaseException | None = error
@@ -108,13 +118,10 @@ def lost_peers(error: BaseException) -> str | None:
         chain = chain.__cause__ or chain.__context__
     if chain is None or "RANK" not in os.environ:
         return None
-    there = {rank for rank, _ in peers()} | {int(os.environ["RANK"])}
-    first = int(os.environ["RANK"]) - int(os.environ.get("LOCAL_RANK", 0))
-    local = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    gone = [str(rank) for rank in local if rank not in there]
+    left = gone()
     who = (
-        f"process {' and '.join(gone)} of this host"
-        if gone
+        f"process {' and '.join(map(str, left))} of this host"
+        if left
         else "a process on another host, or the way there,"
     )
     return (

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from torch import Tensor
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import digest_of, digest_of_tree, sealed, sync, write_json
+from pipeline.run.supervise import gone
 from pipeline.train.engine import Runtime
 
 MANIFEST = "manifest.json"
 WRITTEN = ".written"  # beside a share: its size and sha256, for process 0
 POLL_SECONDS = 0.02  # how often process 0 looks for them
-LAST_SECONDS = 60.0  # that a run which ends in an error leaves to a checkpoint under way
+# That a run which ends in an error leaves to a checkpoint under way; torchrun kills 30 s after it has asked to end.
+LAST_SECONDS = 20.0
+LOOK_SECONDS = 0.5  # between two looks whether its other processes are there
 BEHIND = 15  # nice value of the thread that writes
 CHUNK = 1 << 24  # bytes that are hashed and written at a time
 
@@ -46,10 +50,9 @@ class Writer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Where an error ends the run, without a word to other processes: they may be gone."""
+        """Where an error ends the run, without a word to other processes: they may be gone, and with them a share."""
         if self._writing:
-            self._writing.finished.wait(LAST_SECONDS)
-            self._writing.given_up.set()
+            self._writing.last(LAST_SECONDS)
 
     @property
     def failed(self) -> bool:
@@ -145,12 +148,22 @@ class _Writing:
             self.share_written.set()
             self.finished.set()
 
+    def last(self, seconds: float) -> None:
+        """Wait until it is published, as long as all that write it are there."""
+        patience = time.monotonic() + seconds
+        while not self.finished.wait(LOOK_SECONDS) and time.monotonic() < patience:
+            if gone():
+                self.given_up.set()
+        self.given_up.set()
+
     def _publish(self) -> None:
         names = [_name(rank) for rank in range(self.runtime.world_size)]
         marks = [self.staged / (name + WRITTEN) for name in names]
+        given_up = False
         while not all(mark.is_file() for mark in marks):
-            if self.given_up.wait(POLL_SECONDS):
+            if given_up:  # seen before this look: who is gone has written its share or never will
                 return
+            given_up = self.given_up.wait(POLL_SECONDS)
         files = {name: json.loads(mark.read_text()) for name, mark in zip(names, marks, strict=True)}
         for mark in marks:
             mark.unlink()

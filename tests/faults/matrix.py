@@ -61,6 +61,7 @@ ALONE = {  # what cannot happen to a single process
 GONE = ("is gone", "was killed")
 FAULTS = (
     Fault("SIGKILL of one process", (1,), GONE, "kill itself"),
+    Fault("SIGKILL of one process that has not written its share", (1,), GONE, "kill itself, no share written"),
     Fault("SIGKILL of the launcher", (1,), GONE, "kill the launcher"),
     Fault("SIGKILL of all", (-9,), (), "kill all"),
     Fault("SIGKILL of the command", (-9,), (), "kill the command"),

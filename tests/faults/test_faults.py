@@ -8,7 +8,7 @@ from tests.faults.matrix import FAULTS, LAUNCHERS, WORKS, suffer
 
 NAMED = {fault.name: fault for fault in FAULTS}
 PICKED = (
-    ("SIGKILL of one process", "DDP", "GAN"),
+    ("SIGKILL of one process that has not written its share", "DDP", "GAN"),
     ("SIGKILL of the command", "DDP", "GAN"),
     ("SIGHUP", "one process", "GAN"),
     ("SIGINT twice, in a step that does not end", "DDP", "GAN"),

@@ -24,10 +24,14 @@ def _all_of_this_run() -> list:
     return found
 
 
+def _kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _kill_all() -> None:
     for process in sorted(_all_of_this_run(), key=lambda each: each.pid):
         process.kill()
-    os.kill(os.getpid(), signal.SIGKILL)
+    _kill_itself()
 
 
 def _kill_the_command() -> None:
@@ -49,7 +53,8 @@ def _stand_still() -> None:
 
 
 HARMS = {
-    "kill itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "kill itself": _kill_itself,
+    "kill itself, no share written": _kill_itself,
     "kill the launcher": lambda: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(3600)),
     "kill all": _kill_all,
     "kill the command": _kill_the_command,
@@ -61,9 +66,11 @@ HARMS = {
 
 
 def _arm(fault: dict) -> None:
-    from pipeline.train import fit
+    from pipeline.train import checkpoint, fit
 
     after = fit._after
+    if fault["harm"] == "kill itself, no share written":
+        checkpoint.write_tensors = lambda path, share: time.sleep(3600)
 
     def harmed(info, *rest):
         if fault["harm"] == "linger":
