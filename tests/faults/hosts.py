@@ -17,6 +17,7 @@ from tests.helpers import ROOT
 from tests.whole.command import ENVIRONMENT
 
 NETWORK, PORT = "10.77.0", 29500
+OUTSIDE = f"{NETWORK}.254"  # this machine itself, where it is one of them
 LIMIT_SECONDS = 120.0
 
 
@@ -59,13 +60,15 @@ class Host:
 
 
 @contextmanager
-def cluster(count: int) -> Iterator[list[Host]]:
-    """`count` hosts that see each other."""
+def cluster(count: int, outside: bool = False) -> Iterator[list[Host]]:
+    """`count` hosts that see each other. outside: and this machine."""
     mark = uuid.uuid4().hex[:6]
     bridge, hosts = f"hwb{mark}", []
     try:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("link", "set", bridge, "up")
+        if outside:
+            _ip("addr", "add", f"{OUTSIDE}/24", "dev", bridge)
         for number in range(count):
             host = Host(f"hw-{mark}-{number}", number, f"hw{mark}{number}")
             hosts.append(host)

@@ -1,7 +1,7 @@
 """Read by every Python process that has this folder on its path: does FAULT's harm in one training process, once.
 
-FAULT: JSON of {"step", "rank", "harm"}; harm: of HARMS, at that step, or `linger`: each step takes longer. Nothing of
-the product knows of it.
+FAULT: JSON of {"step", "rank", "harm"}; harm: of HARMS, at that step, or `linger`: each step takes `seconds` longer.
+Nothing of the product knows of it.
 """
 
 import json
@@ -74,7 +74,7 @@ def _arm(fault: dict) -> None:
 
     def harmed(info, *rest):
         if fault["harm"] == "linger":
-            time.sleep(0.2)
+            time.sleep(fault.get("seconds", 0.2))
         elif info.step == fault["step"]:
             print(f"harm: {fault['harm']}", file=sys.stderr, flush=True)
             HARMS[fault["harm"]]()
