@@ -68,7 +68,7 @@ class OneStage(Section):
 def toy_context(tmp_path: Path, **run: object) -> Context:
     config = OneStage(run=Run(output_dir=tmp_path, logging_steps=2, **run))
     directories = {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints", "logs": tmp_path}
-    directories["checkpoints"].mkdir(exist_ok=True)
+    directories["checkpoints"].mkdir(parents=True, exist_ok=True)
     return Context(config, Stage("train", "", {}), {}, terminal=io.StringIO(), **directories)
 
 

@@ -132,6 +132,28 @@ def not_finite(runtime: Runtime, poison: str, optim: str) -> list[dict[str, Any]
     return everywhere(runtime, {"raised": raised, "unchanged": before == after})
 
 
+def skipping(runtime: Runtime, directory: Path, poison: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Five steps, the third poisoned and left out, with a checkpoint behind it; the last two again from there."""
+    given = {"ema_decay": 0.5, "max_steps": 5, "skip_nonfinite_steps": 1, "poison": poison} | fields
+    whole, states, skipped = trainer_of(runtime, 2, **given), {}, {}
+    for info in steps(whole):
+        states[info.step] = state_digests(whole)
+        skipped[info.step] = [str(error) for error in info.skipped]
+        if info.step == 3:
+            checkpoint.save(directory, 3, whole.tensors(), {}, 1, runtime)
+    resumed = trainer_of(runtime, 2, **given)
+    resumed.skipped = {"model": [2]}
+    resume_losses(resumed, directory)
+    return everywhere(
+        runtime,
+        {
+            "skipped": skipped,
+            "changed": [step for step in range(2, 6) if states[step] != states[step - 1]],
+            "resumed": state_digests(resumed) == states[5],
+        },
+    )
+
+
 def resume(runtime: Runtime, directory: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """Four steps without a break, with a checkpoint at the second, and the last two again from it."""
     whole = trainer_of(runtime, 2, **{"ema_decay": 0.5, "max_steps": 4} | fields)
@@ -234,6 +256,10 @@ def cases(runtime: Runtime, shared: Path, launcher: str, source: str | None) -> 
             name = f"not finite {poison} {optim}"
             found[name] = lambda poison=poison, optim=optim: not_finite(runtime, poison, optim)
     for name, fields in resumed_under(runtime).items():
+        for poison in ("loss", "gradient") if name == "fp32 adamw" else ("gradient",):
+            found[f"skipping {poison} {name}"] = partial(
+                skipping, runtime, own / f"skipping {poison} {name}", poison, fields
+            )
         found[f"resume {name}"] = lambda name=name, fields=fields: resume(runtime, own / name, fields)
     if launcher == "zero3":
         found["resumed"] = lambda: resumed_from(runtime, shared / "one")

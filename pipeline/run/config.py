@@ -162,6 +162,9 @@ class Loop(Section):
     early_stopping_patience: int | None = what(
         None, "evaluations without a better figure after which training stops; none: never", ge=1
     )
+    skip_nonfinite_steps: int = how(
+        0, "steps left out because their loss or a gradient is not finite, before one more ends the run", ge=0
+    )
     seed: int = what(0, "seed of weights, order, dropout and noise", ge=0)
 
     @property

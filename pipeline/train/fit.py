@@ -73,7 +73,8 @@ def _fit(recipe: Recipe, context: Context, runtime: Runtime, watch: Watch) -> Tr
     except NonFinite as error:
         kept = _keep_batches(error, context, runtime)
         raise NonFinite(
-            f"{error}{kept}\n{_last(context)}; the same command goes on from there and meets them again"
+            f"{error}{kept}\n{_last(context)}; the same command goes on from there and meets them again\n"
+            "way out: a lower learning rate, or skip_nonfinite_steps, which leaves so many of such steps out"
         ) from None
     finally:
         bar.close()
@@ -115,9 +116,13 @@ def _after(
     writer: checkpoint.Writer,
 ) -> None:
     """What is due after one step: a line in the log, held-out figures, samples, a checkpoint."""
-    run, done = context.config.run, info.step == trainer.training.max_steps
+    run, runtime, done = context.config.run, trainer.runtime, info.step == trainer.training.max_steps
     stop = info.stop or info.step == run.until_step
     meter.add(info)
+    for error in info.skipped:
+        kept = _keep_batches(error, context, runtime)
+        context.terminal.write(f"warning: left out {error}{kept}\n")
+        context.made["skipped_steps"] = sum(map(len, trainer.skipped.values()))
     if done or info.step % run.logging_steps == 0:
         log.write(info.step, figures := meter.take(info))
         bar.show(info.step, figures)
@@ -132,7 +137,9 @@ def _after(
             context.terminal.write(f"warning: step {info.step}: {alarm}\n")
         meter.pause()
     if done or stop or info.save or info.step % run.save_steps == 0:
-        progress = {"samples": info.samples, **best.progress()}
+        # A copy: it is written while training goes on.
+        skipped = {turn: [*steps] for turn, steps in trainer.skipped.items() if steps}
+        progress = {"samples": info.samples, **({"skipped": skipped} if skipped else {}), **best.progress()}
         _waited(context, lambda: writer.begin(info.step, trainer.tensors(), progress))
         meter.pause()
     if stop and not done:
@@ -179,6 +186,7 @@ def _resume(trainer: Trainer, context: Context) -> tuple[int, Best]:
     if found is None:
         return 0, Best()
     reader = checkpoint.Reader(found)
+    trainer.skipped |= reader.progress.get("skipped", {})
     trainer.load(reader, reader.step)
     context.terminal.write(f"{context.stage.name}: resuming after step {reader.step}\n")
     return reader.step, Best.of(reader.progress)

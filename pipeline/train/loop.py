@@ -31,7 +31,7 @@ class StepInfo:
     step: updates done, this one included; samples: samples seen since the run's beginning; sums: for each
     `turn/part` of the loss its (sum, count); gradient_norms: of each turn's net, before clipping, None where the
     engine cannot know it; learning_rates: AdamW's, a turn; stop, save: a process was asked to stop, to save; waited:
-    seconds that this process stood still for its batches.
+    seconds that this process stood still for its batches; skipped: why turns were left out, which have no sums.
     """
 
     step: int
@@ -42,6 +42,7 @@ class StepInfo:
     stop: bool
     save: bool
     waited: float
+    skipped: tuple[NonFinite, ...] = ()
 
 
 class Trainer:
@@ -51,6 +52,7 @@ class Trainer:
         self.recipe, self.runtime, self.training = recipe, runtime, recipe.training
         self.batches = Batches.derive(recipe.training, runtime.world_size)
         self.updates = 0  # done, whoever runs the loop says so
+        self.skipped: dict[str, list[int]] = {turn: [] for turn in recipe.turns}  # steps without an update
         self.alive: Callable[[int], object] = lambda step: (
             None
         )  # told after every step and batch of evaluation
@@ -95,12 +97,13 @@ class Trainer:
             yield from self.engines[turn].state(("weight",))
 
     def load(self, read, step: int) -> None:
-        """Restore what `tensors` gave, through `read(key)`, as it was after `step` updates."""
+        """Restore what `tensors` gave, through `read(key)`, as it was after `step` steps less those `skipped`."""
         for turn, engine in self.engines.items():
+            updates = [each for each in range(step) if each not in self.skipped[turn]]
             if turn in self.emas:  # shadows first: they pass through the masters
-                engine.load(lambda key, turn=turn: _shadow_or_state(read, turn, key), step)
+                engine.load(lambda key, turn=turn: _shadow_or_state(read, turn, key), updates)
                 self.emas[turn] = Ema(engine.masters(), self.training.ema_decay)
-            engine.load(lambda key, turn=turn: read(f"{turn}/{key}"), step)
+            engine.load(lambda key, turn=turn: read(f"{turn}/{key}"), updates)
             for name, buffer in engine.module.named_buffers():
                 buffer.copy_(read(f"{turn}/buffer/{name}").to(buffer.dtype))
 
@@ -159,7 +162,8 @@ def steps(
     stop_asked, save_asked: of this process alone; what one is asked, all are told.
 
     Raises:
-        NonFinite: on every process, before the update that would have used a loss or gradient that is not finite.
+        NonFinite: on every process, before the update that would have used a loss or gradient that is not finite; where
+            `skip_nonfinite_steps` allows it, that update is left out and the next step follows.
     """
     recipe, runtime, training = trainer.recipe, trainer.runtime, trainer.training
     data, size, updates = recipe.data(), training.train_batch_size, range(start, training.max_steps)
@@ -178,21 +182,25 @@ def steps(
                 fed = acted = acted if step % rounds else _acted(trainer, recipe, fed, step)
             whole = (step + 1) % rounds == 0  # a round is neither stopped nor saved in its middle
             asked = (float(whole and stop_asked()), float(whole and save_asked()))
-            sums, norms, rates, told = {}, {}, {}, (False, False)
+            sums, norms, rates, told, skipped = {}, {}, {}, (False, False), []
             for turn in recipe.turns:
                 factor = learning_rate_factor(step, training.max_steps, recipe.optimizers[turn])
                 with runtime.repeatable(training.deterministic):
-                    parts, told = _turn(trainer, turn, fed, step, asked)
+                    parts, told, losses = _turn(trainer, turn, fed, step, asked)
                     try:
-                        norms[turn] = trainer.engines[turn].update(factor)
+                        norms[turn] = _updated(trainer.engines[turn], factor, parts)
                     except NonFinite as error:
-                        raise _named(error, trainer, turn, fed, step, []) from None
+                        skipped.append(_named(error, trainer, turn, fed, step, losses))
+                        if len(trainer.skipped[turn]) == training.skip_nonfinite_steps:
+                            raise skipped[-1] from None
+                        trainer.skipped[turn].append(step)
+                        parts, norms[turn] = {}, None
                 rates[turn] = recipe.optimizers[turn].learning_rate * factor
                 sums |= {f"{turn}/{part}": figure for part, figure in parts.items()}
-                if turn in trainer.emas:
+                if turn in trainer.emas and parts:
                     trainer.emas[turn].update()
             trainer.alive(step + 1)
-            yield StepInfo(step + 1, (step + 1) * size, sums, norms, rates, *told, waited)
+            yield StepInfo(step + 1, (step + 1) * size, sums, norms, rates, *told, waited, tuple(skipped))
 
 
 def _acted(
@@ -209,10 +217,10 @@ def _acted(
 
 def _turn(
     trainer: Trainer, turn: str, fed: list[tuple[int, Batch]], step: int, asked: tuple[float, float]
-) -> tuple[dict[str, Sum], tuple[bool, bool]]:
+) -> tuple[dict[str, Sum], tuple[bool, bool], list[Tensor]]:
     """Accumulate the gradient of sum / count, the count taken over the whole step and all processes.
 
-    asked: to stop and to save, of this process; what is returned, of any.
+    asked: to stop and to save, of this process; what is returned, of any, with this process's losses.
     """
     recipe, runtime, engine = trainer.recipe, trainer.runtime, trainer.engines[turn]
     for name, other in trainer.engines.items():
@@ -243,15 +251,18 @@ def _turn(
         # A step of which nothing counts, of answers that were all cut off, teaches nothing: 0, not 0 / 0.
         engine.backward(loss.total * (runtime.world_size / count().clamp(min=SMALLEST)), last)
     *values, stops, saves = sums().tolist()  # the only wait for the device before the update
-    if not all(map(math.isfinite, values)):
-        found = NonFinite(f"the sums are {dict(zip(totals, values, strict=True))}")
-        raise _named(found, trainer, turn, fed, step, losses)
     whole, figures = float(count().clamp(min=SMALLEST)), dict(zip(totals, values, strict=True))
     parts = [part for part in figures if not part.endswith("/count")]
-    return {part: Sum(figures[part], figures.get(f"{part}/count", whole)) for part in parts}, (
-        bool(stops),
-        bool(saves),
-    )
+    sums = {part: Sum(figures[part], figures.get(f"{part}/count", whole)) for part in parts}
+    return sums, (bool(stops), bool(saves)), losses
+
+
+def _updated(engine: Engine, factor: float, sums: dict[str, Sum]) -> float | None:
+    """The gradient's norm; raises NonFinite, with the gradients cleared, where the step teaches nothing true."""
+    if not all(math.isfinite(figure) for each in sums.values() for figure in each):
+        engine.discard()
+        raise NonFinite(f"the sums are { {part: figure.total for part, figure in sums.items()} }")
+    return engine.update(factor)
 
 
 def _named(

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.run.errors import Interrupted
 from pipeline.run.supervise import LOST, lost_peers
 from pipeline.run.terminal import leave_word, report_error
 from pipeline.train.engine import NonFinite
@@ -103,11 +105,12 @@ def test_a_step_that_is_not_finite_names_its_samples_and_keeps_them(tmp_path, po
     training = toy_training(per_device_train_batch_size=4)
     with pytest.raises(NonFinite) as told:
         fit(Toy(training, poison=poison, poisoned=16 + 9), toy_context(tmp_path, save_steps=1), ALONE)
-    first, samples, last = str(told.value).splitlines()
+    first, samples, last, way_out = str(told.value).splitlines()
     assert first.startswith(f"step 2: model: {said}")
     whole = "16 to 31, the whole step" if poison == "gradient" else "24 to 27"
     assert samples == f"its samples: {whole}, kept in {tmp_path}/train.step-00000002.*"
     assert re.search("the last checkpoint is .*step-00000001; the same command", last)
+    assert "skip_nonfinite_steps" in way_out
     kept = load_file(tmp_path / "train.step-00000002.rank0.safetensors")
     numbers = range(4) if poison == "gradient" else [2]
     assert kept.keys() == {f"{number}/{key}" for number in numbers for key in ("tokens", "weight", "poison")}
@@ -117,6 +120,26 @@ def test_a_step_that_is_not_finite_names_its_samples_and_keeps_them(tmp_path, po
     assert torch.equal(
         kept["2/tokens"], torch.stack([torch.from_numpy(data.item(i)["tokens"]) for i in range(24, 28)])
     )
+
+
+def test_steps_that_are_left_out_are_told_kept_and_remembered_by_checkpoints(tmp_path):
+    """The one after those allowed ends the run, also where a resume lies between them."""
+    training = toy_training(max_steps=4, skip_nonfinite_steps=1)
+    toy = partial(Toy, training, poison="gradient", poisoned=16 + 9)
+    whole, apart = toy_context(tmp_path / "whole", save_steps=1), tmp_path / "apart"
+    expected = fit(toy(), whole, ALONE).weights("model")
+    assert whole.made["skipped_steps"] == 1
+    assert "warning: left out step 2: model: the gradient norm is nan" in whole.terminal.getvalue()
+    assert (tmp_path / "whole" / "train.step-00000002.rank0.safetensors").is_file()
+    with pytest.raises(Interrupted):
+        fit(toy(), toy_context(apart, save_steps=1, until_step=3), ALONE)
+    found = fit(toy(), toy_context(apart, save_steps=1), ALONE).weights("model")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    again = toy_context(tmp_path / "again", save_steps=1, until_step=3)
+    with pytest.raises(Interrupted):
+        fit(toy(), again, ALONE)
+    with pytest.raises(NonFinite, match="step 4: model"):
+        fit(toy(poisoned=3 * 16), toy_context(tmp_path / "again", save_steps=1), ALONE)
 
 
 def test_the_first_process_that_speaks_is_the_one_that_is_heard(tmp_path):

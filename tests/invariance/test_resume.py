@@ -23,6 +23,22 @@ def test_two_steps_and_two_resumed_are_four(report_of, launcher, case):
         assert whole == again
 
 
+@pytest.mark.parametrize(
+    ("launcher", "case"),
+    [(one, f"gradient {case}") for one, case in EVERY_CASE] + [(one, "loss fp32 adamw") for one in LAUNCHERS],
+)
+def test_a_step_that_is_left_out_changes_nothing_and_is_still_left_out_after_a_resume(
+    report_of, launcher, case
+):
+    """Among what it catches: counters of the optimizer that take the step for an update."""
+    for seen in report_of(launcher)[f"skipping {case}"]:
+        told = seen["skipped"].pop("3")
+        assert len(told) == 1 and told[0].startswith("step 3: model: ") and "its samples: " in told[0]
+        assert not any(seen["skipped"].values())
+        assert seen["changed"] == [2, 4, 5]
+        assert seen["resumed"]
+
+
 @pytest.mark.parametrize(("launcher", "case"), EVERY_CASE)
 def test_the_state_is_weights_ema_and_moments_of_every_trainable_parameter(report_of, launcher, case):
     keys = report_of(launcher)[f"resume {case}"]["states"][0]

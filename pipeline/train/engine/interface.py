@@ -1,6 +1,6 @@
 """What both engines share: the one face that the loop sees, and the optimizers that they step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -51,6 +51,9 @@ class Engine(Protocol):
         gradients into orthogonal updates while it reduces them. Raises NonFinite instead of updating.
         """
 
+    def discard(self) -> None:
+        """Clear the gradients of a step whose last micro-batch has been added, without an update."""
+
     def masters(self) -> list[Tensor]:
         """The fp32 tensors that this process updates: whole parameters, or its ZeRO shards."""
 
@@ -66,8 +69,8 @@ class Engine(Protocol):
         Every process yields the same keys in the same order and must exhaust the iterator (it gathers).
         """
 
-    def load(self, read: Callable[[str], Tensor], steps: int) -> None:
-        """Restore weights and optimizer state after `steps` updates, key by key through `read`."""
+    def load(self, read: Callable[[str], Tensor], updates: Sequence[int]) -> None:
+        """Restore weights and optimizer state after the updates of these steps, key by key through `read`."""
 
 
 OPTIMIZER_STATE = {

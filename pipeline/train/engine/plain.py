@@ -1,7 +1,7 @@
 """One process, or DDP over several."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -74,6 +74,9 @@ class PlainEngine:
         self.optimizer.zero_grad()
         return norm
 
+    def discard(self) -> None:
+        self.optimizer.zero_grad()
+
     def masters(self) -> list[Tensor]:
         return [parameter for _, parameter in self.trainable]
 
@@ -92,13 +95,13 @@ class PlainEngine:
                     yield f"{kind}/{name}", self.optimizer.state[parameter][kind]
 
     @torch.no_grad()
-    def load(self, read: Callable[[str], Tensor], steps: int) -> None:
+    def load(self, read: Callable[[str], Tensor], updates: Sequence[int]) -> None:
         owners = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for name, parameter in self.trainable:
             parameter.copy_(read(f"weight/{name}"))
             rule = owners[id(parameter)]["rule"]
             if rule == "adamw_8bit":
-                state = empty_state(self.optimizer, parameter, steps)
+                state = empty_state(self.optimizer, parameter, len(updates))
                 kinds = [kind for kind in kinds_of(parameter, rule) if kind in state]
             else:
                 kinds = kinds_of(parameter, rule)
@@ -106,9 +109,9 @@ class PlainEngine:
             for kind in kinds:
                 state[kind].copy_(read(f"{kind}/{name}"))
             if rule == "schedule_free_adamw":
-                state |= counted(owners[id(parameter)]["peak"], self.factors(steps))
+                state |= counted(owners[id(parameter)]["peak"], self.factors(updates))
             if rule in STEPPED:
-                state["step"] = torch.tensor(float(steps), device=parameter.device)
+                state["step"] = torch.tensor(float(len(updates)), device=parameter.device)
             self.optimizer.state[parameter] = state
 
 

@@ -4,7 +4,7 @@ Three sequences: z, which AdamW's steps move; x, the average of its points, whic
 where gradients are taken. A parameter holds y, and x follows from y and z.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,9 +57,9 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             torch._foreach_add_(points, updates, alpha=-rate)
 
 
-def factors_before(steps: int, optimizer: Optimizer, training: Loop) -> list[float]:
-    """The factors of the first so many updates, by which counters are made anew."""
-    return [learning_rate_factor(step, training.max_steps, optimizer) for step in range(steps)]
+def factors_before(updates: Sequence[int], optimizer: Optimizer, training: Loop) -> list[float]:
+    """The factors of the updates of these steps, by which counters are made anew."""
+    return [learning_rate_factor(step, training.max_steps, optimizer) for step in updates]
 
 
 def count(state: dict[str, Any], rate: float) -> None:

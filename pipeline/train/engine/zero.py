@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO 1, 2 and 3, with the config generated from the run's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ class DeepSpeedEngine:
         )
         # DeepSpeed links optimizer state to parameters after the first group's first update, when the other groups
         # have none yet (0.19.8); state made beforehand is linked whole.
-        self._make_state(0)
+        self._make_state(())
 
     def learns(self, learning: bool) -> None:
         for _, parameter in self.trainable:
@@ -84,6 +84,14 @@ class DeepSpeedEngine:
         if self.zero.overflow:
             raise NonFinite("a gradient is not finite")
         return None if self.muon else float(self.deepspeed.get_global_grad_norm())
+
+    def discard(self) -> None:
+        # Its own way to leave a step out, for gradients that are not finite, clears all that accumulated (0.19.8).
+        self.zero.check_overflow = lambda *given, **named: setattr(self.zero, "overflow", True)
+        try:
+            self.deepspeed.step()
+        finally:
+            del self.zero.check_overflow
 
     def masters(self) -> list[Tensor]:
         return list(self.flats)
@@ -112,8 +120,8 @@ class DeepSpeedEngine:
                     yield f"{kind}/{name}", self._whole_state(parameter, kind)
 
     @torch.no_grad()
-    def load(self, read: Callable[[str], Tensor], steps: int) -> None:
-        self._make_state(steps)
+    def load(self, read: Callable[[str], Tensor], updates: Sequence[int]) -> None:
+        self._make_state(updates)
         for name, parameter in self.trainable:
             for kind in ("weight", *self._kinds(parameter)):
                 self._set(parameter, kind, read(f"{kind}/{name}").to(self.flats[0].device))
@@ -176,7 +184,7 @@ class DeepSpeedEngine:
                 start += member.numel()
         raise AssertionError("a parameter with a shard here is in no partition here")
 
-    def _make_state(self, steps: int) -> None:
+    def _make_state(self, updates: Sequence[int]) -> None:
         """Empty optimizer state in the shapes that the first update would give it."""
         for index, flat in enumerate(self.flats):
             group = index if self.stage < 3 else self.zero.sub_group_to_group_id[index]
@@ -192,9 +200,9 @@ class DeepSpeedEngine:
             }
             if rule == "schedule_free_adamw":
                 peak = self.zero.optimizer.param_groups[group]["peak"]
-                self.zero.optimizer.state[flat] |= counted(peak, self.factors(steps))
+                self.zero.optimizer.state[flat] |= counted(peak, self.factors(updates))
             if rule in STEPPED:
-                self.zero.optimizer.state[flat]["step"] = torch.tensor(float(steps), device=flat.device)
+                self.zero.optimizer.state[flat]["step"] = torch.tensor(float(len(updates)), device=flat.device)
         if self.stage < 3:
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()
