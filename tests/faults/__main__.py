@@ -5,18 +5,16 @@ Writes a table as it goes (tests/faults/TABLE.md); exits 1 where a cell is wrong
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from tests.faults.corruption import damages, table
 from tests.faults.matrix import FAULTS, LAUNCHERS, WORKS, Outcome, reference, suffer
 from tests.helpers import ROOT
+from tests.machine import made_at
 
 TABLE = ROOT / "tests" / "faults" / "TABLE.md"
 KILLS = 350
@@ -77,14 +75,10 @@ def _killed(folder: Path, count: int) -> dict:
 
 
 def _page(outcomes: list[Outcome], damaged: str, killed: dict, seconds: float) -> str:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
     lines = [
         "# What happens to a run, and what is left of it",
         "",
-        f"Made by `python -m tests.faults` at commit {commit.stdout.strip()}, in {seconds / 60:.0f} minutes, "
-        f"on {_processor()}, Python {platform.python_version()}, torch {torch.__version__}.",
+        f"Made by `python -m tests.faults` {made_at(seconds)}.",
         "",
         "A real `headwater stage` on a small model is harmed in step 6 of 12, with a checkpoint every 4. A cell is the",
         "exit code, and `=` where, after the same command again, every file of the artifact has the sha256 of the run",
@@ -116,15 +110,6 @@ def _cell(outcome: Outcome) -> str:
     if outcome.skipped:
         return f"not tried: {outcome.skipped}"
     return f"{outcome.code} {'wrong: ' + outcome.wrong[0][:80] if outcome.wrong else '='}"
-
-
-def _processor() -> str:
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in found.items()}
-    flags = facts.get("flags", "").split()
-    bf16 = "AMX" if "amx_bf16" in flags else "bf16" if "avx512_bf16" in flags else "no bf16"
-    return f"{torch.get_num_threads()} cores of {facts.get('model name', platform.machine())} ({bf16})"
 
 
 if __name__ == "__main__":
