@@ -59,6 +59,16 @@ class Host:
         _ip("link", "set", self.cable, "up")
 
 
+def named(host: Host, name: str, known: Path, command: str) -> list[str]:
+    """`command` of a shell on a host that is called `name` and knows the names in the file `known`.
+
+    Not by `ip netns exec`: it lays a /sys of its own over this one, without the cgroups that some programs ask for.
+    """
+    begun = f"mount --bind {known} /etc/hosts && hostname {name} && {command}"
+    network = f"--net=/run/netns/{host.namespace}"
+    return ["nsenter", network, "unshare", "--uts", "--mount", "sh", "-c", begun]
+
+
 @contextmanager
 def cluster(count: int, outside: bool = False) -> Iterator[list[Host]]:
     """`count` hosts that see each other. outside: and this machine."""

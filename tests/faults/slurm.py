@@ -126,10 +126,7 @@ def _started(folder: Path, place: list[hosts.Host], daemons: list[subprocess.Pop
     daemon("slurmctld", str(_program("slurmctld")), "-D", "-c")
     slurm = Slurm(folder, environment)
     for host, name in zip(place, names, strict=True):
-        # Not `ip netns exec`: it lays a /sys of its own over this one, without the cgroups that slurmd asks for.
-        begun = f"mount --bind {folder}/hosts /etc/hosts && hostname {name} && exec {_program('slurmd')} -D"
-        network = f"--net=/run/netns/{host.namespace}"
-        daemon(name, "nsenter", network, "unshare", "--uts", "--mount", "sh", "-c", begun)
+        daemon(name, *hosts.named(host, name, folder / "hosts", f"exec {_program('slurmd')} -D"))
 
     def all_idle() -> bool:
         told = subprocess.run(["sinfo", "-h", "-o", "%T %D"], env=environment, capture_output=True, text=True)
