@@ -52,6 +52,7 @@ def render(name: str, config: dict[str, Any], artifacts: list[Artifact], logs: d
         training.curves(logs, by_stage),
         outcome.samples(results.samples_of(artifacts)),
         outcome.taught(results.supervision_of(artifacts)),
+        outcome.filtered(results.filtered_of(artifacts)),
         record.ledger(results.ledgers_of(artifacts)),
         record.cost(artifacts),
         record.lineage(artifacts),

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.data import sources
 from pipeline.data.config import Chat, ChatSource, Corpus
-from pipeline.data.kinds import Kind, Row, Skipped, kinds
+from pipeline.data.kinds import Documents, Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
-from pipeline.data.overlap import Near, Sieve, digest
+from pipeline.data.overlap import Alike, Near, Sieve, digest
 from pipeline.data.shards import Shard, ShardWriter, tokenizer_digest
 from pipeline.data.supervision import (
     SHOWN,
@@ -35,6 +35,7 @@ from pipeline.run.terminal import bar
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+FILTERED = "filtered.jsonl"  # examples of each reason
 MOST = 10_000  # conversations that `look` reads: it is to take seconds
 TRAIN, HELD_OUT = SPLITS = ("train", "held_out")
 
@@ -61,7 +62,7 @@ def describe(config: LanguageModelConfig) -> str:
 
 def run(context: Context) -> dict[str, Any]:
     """Write the shards, NAME.held_out.jsonl, ledger.json, turns.json, supervision.json and, where rows
-    were skipped, skipped.jsonl.
+    were skipped, skipped.jsonl, and some of the documents that filters took, in filtered.jsonl.
 
     Returns:
         `vocabulary_size`; of each shard `SHARD.documents`, `.tokens`, `.bytes` (of the answers in conversations) and
@@ -85,6 +86,9 @@ def run(context: Context) -> dict[str, Any]:
         tokens_in, said = write(kind, context, vocabulary_size, tokenizer_digest(directory), tallies)
         shards = [Shard.open(context.out, f"{kind.name}.{split}") for split in SPLITS]
         require_rows(kind, shards, skipped)
+        if isinstance(kind, Documents) and kind.filtered.examples:
+            shown = [as_line(row) for rows in kind.filtered.examples.values() for row in rows]
+            (context.out / FILTERED).write_text("".join(shown), encoding="utf-8")
         for shard, count in zip(shards, tokens_in.values(), strict=True):
             ledgers.append(Ledger(shard.name, tokens_in=count, kept=shard.tokens_total).as_json())
             metrics |= counts(shard)
@@ -213,6 +217,7 @@ def _sieve(kind: Kind, terminal: TextIO) -> Sieve:
         source.held_out_overlap,
         Near(sources.held_out_rows(source), share) if share else None,
         corpus.duplicates if corpus else "keep",
+        Alike(corpus.near_duplicates) if corpus and corpus.near_duplicates else None,
     )
 
 
@@ -247,6 +252,7 @@ def require_rows(kind: Kind, shards: list[Shard], skipped: Skipped) -> None:
     for shard in shards:
         if not shard.documents:
             why = f"; {len(skipped)} were skipped, the first: {skipped[0]}" if skipped else ""
+            why += "".join(f"; {count:,} {words}" for words, count in kind.notes().items())
             raise UserError(
                 f"{shard.name} is empty: {rows} {kind.name} in all{why}\n"
                 "expected: some to train on and some held out\n"

@@ -149,6 +149,7 @@ def test_identity_holds_what_and_leaves_out_how(recipe):
         "gradient_checkpointing",
         "torch_compile",
         "deterministic",
+        "skip_nonfinite_steps",
     }
 
 

@@ -1,8 +1,9 @@
 """The sections that name the data of a language model: documents, conversations, preferences, prompts."""
 
+import re
 from typing import ClassVar, Literal, Protocol
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from pipeline.run.config import Section, what
 
@@ -40,6 +41,40 @@ KIND = (
 )
 
 
+class Filters(Section):
+    """Which documents of a source are left out for what they are, held-out ones too, and what is masked in the rest."""
+
+    min_characters: int | None = what(None, "shorter documents are left out", ge=1)
+    max_characters: int | None = what(None, "longer documents are left out", ge=1)
+    keep: str | None = what(None, "a regular expression: documents without a match are left out")
+    drop: tuple[str, ...] = what((), "regular expressions: documents with a match are left out")
+    max_symbols: float | None = what(
+        None, "largest share of characters, without space, that are neither letters nor digits", ge=0, lt=1
+    )
+    max_repeated_lines: float | None = what(
+        None, "largest share of characters in lines that came before in the document", ge=0, lt=1
+    )
+    max_repeated_phrases: float | None = what(
+        None, "largest share of words in phrases of five that came before in the document", ge=0, lt=1
+    )
+    languages: tuple[str, ...] = what(
+        (), "codes such as en: documents in others are left out, as py3langid tells them by their beginning"
+    )
+    mask: tuple[Literal["email", "ip", "phone"], ...] = what(
+        (), "private details that are replaced by their kind, such as <email>"
+    )
+
+    @field_validator("keep", "drop")
+    @classmethod
+    def _compiles(cls, given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for pattern in (given,) if isinstance(given, str) else given or ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return given
+
+
 class CorpusSource(Section):
     """Where documents come from, and which of them are held out."""
 
@@ -66,7 +101,8 @@ class CorpusSource(Section):
     repeats: float = what(
         1.0, "how often each training document is there: 2.5 is twice, and half of them once more", gt=0
     )
-    max_documents: int | None = what(None, "stop after this many documents; none: all", ge=1)
+    max_documents: int | None = what(None, "stop after this many documents, before filters; none: all", ge=1)
+    filters: Filters = what(Filters(), "which documents are left out for what they are, and what is masked")
     on_bad_row: Literal["error", "skip"] = what(
         "error", "undecodable file or malformed row: stop, or count and skip"
     )
@@ -116,6 +152,13 @@ class Corpus(CorpusSource):
     )
     duplicates: Literal["keep", "drop"] = what(
         "keep", "training documents that came before, but for white space, in this source or another: leave them out"
+    )
+    near_duplicates: float | None = what(
+        None,
+        "training documents are left out whose phrases of five words agree with an earlier one's in more than this "
+        "share (Jaccard, estimated by MinHash); none: only the same ones are, where duplicates says so",
+        gt=0,
+        lt=1,
     )
     fim: float = what(
         0.0,

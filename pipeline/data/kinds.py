@@ -11,6 +11,7 @@ from pipeline.data import packages, sources
 from pipeline.data.chat import ChatEncoder, Encoded, Layout, separators
 from pipeline.data.config import Chat, Corpus, Preferences, Prompts
 from pipeline.data.conversation import Conversation, Document, Preference, Prompt
+from pipeline.data.filters import Filtered
 from pipeline.data.infilling import Marks, marks_of, parts_of
 from pipeline.data.sources import SkippedRow
 from pipeline.run.errors import UserError
@@ -85,9 +86,10 @@ class Documents:
         self.source, self.tokenizer, self.skipped = corpus, tokenizer, skipped
         self.bos, self.eos = separators(tokenizer)
         self.marks = marks_of(corpus, tokenizer) if corpus.fim else None
+        self.filtered = Filtered()
 
     def rows(self) -> Iterator[Document]:
-        return iter(sources.documents(self.source, self.skipped))
+        return iter(sources.documents(self.source, self.skipped, self.filtered))
 
     def size(self, row: Document) -> int:
         return len(row.text)
@@ -99,7 +101,7 @@ class Documents:
         return {"key": row.key, "text": row.text}
 
     def notes(self) -> dict[str, int]:
-        return packages.left_out(self.source)
+        return packages.left_out(self.source) | self.filtered.notes
 
     def _encode(self, rows: list[Document]) -> Encoded:
         if self.marks:

@@ -1,10 +1,12 @@
 """Rows that occur in both splits: what is held out would have been learnt by heart."""
 
 import hashlib
+import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.data.conversation import Conversation, Document, Message, Preference, Prompt
+from pipeline.run.errors import UserError
 
 
 def digest(row: Document | Conversation | Preference | Prompt) -> bytes:
@@ -18,7 +20,7 @@ class Sieve:
     Args:
         name: what the rows are; held: digests of those that are held out; overlap: `drop` or `keep` for rows among
             them; near: says of a row whether most of its lines are held out; duplicates: `drop` or `keep` for rows that
-            came before.
+            came before; alike: says of a row whether nearly the same came before.
     """
 
     def __init__(
@@ -28,16 +30,19 @@ class Sieve:
         overlap: str,
         near: Callable[[Any], bool] | None = None,
         duplicates: str = "keep",
+        alike: Callable[[Any], bool] | None = None,
     ) -> None:
         self.held, self.overlap, self.near, self.duplicates = held, overlap, near, duplicates
+        self.alike = alike
         self.seen: set[bytes] = set()
         fate = "kept" if overlap == "keep" else "left out"
         self.words = (
             f"training {name} {fate}: the same are held out",
             f"training {name} left out: most of their lines are held out",
             f"training {name} left out: the same came before",
+            f"training {name} left out: nearly the same came before",
         )
-        self.counts = [0, 0, 0]
+        self.counts = [0] * len(self.words)
 
     def __call__(self, rows: list[Any]) -> list[Any]:
         return [row for row in rows if self._stays(row)]
@@ -56,6 +61,9 @@ class Sieve:
                 self.counts[2] += 1
                 return False
             self.seen.add(own)
+        if self.alike and self.alike(row):
+            self.counts[3] += 1
+            return False
         return True
 
     @property
@@ -79,6 +87,42 @@ class Near:
     def __call__(self, row: Document) -> bool:
         own = lines_of(row.text)
         return bool(own) and len(own & self.lines) > self.share * len(own)
+
+
+PERMUTATIONS, PHRASE = 128, 5  # of a MinHash; words
+
+
+class Alike:
+    """Whether nearly the same document came before: one whose phrases agree in more than `share` (Jaccard), estimated.
+
+    A document of fewer words than a phrase has is one phrase.
+    """
+
+    def __init__(self, share: float) -> None:
+        from datasketch import MinHash, MinHashLSH
+
+        self.share, self.empty = share, MinHash(PERMUTATIONS)
+        self.index = MinHashLSH(share, PERMUTATIONS)
+        self.seen: list[Any] = []
+
+    def __call__(self, row: Document) -> bool:
+        words = row.text.split()
+        phrases = {" ".join(words[n : n + PHRASE]) for n in range(max(1, len(words) - PHRASE + 1))}
+        own = self.empty.copy()
+        own.update_batch([phrase.encode() for phrase in sorted(phrases)])
+        if any(own.jaccard(self.seen[number]) > self.share for number in self.index.query(own)):
+            return True
+        self.index.insert(len(self.seen), own)
+        self.seen.append(own)
+        return False
+
+
+def check_near_duplicates() -> None:
+    """Raises UserError where what finds them is not installed."""
+    if importlib.util.find_spec("datasketch") is None:
+        raise UserError(
+            "corpus.near_duplicates needs datasketch, which is not installed\nway out: pip install headwater[filter]"
+        )
 
 
 LINE = 20

@@ -12,8 +12,10 @@ from pipeline.data import rows, stdlib, stdlib_calls, tables
 from pipeline.data.asked import after_headers, asked
 from pipeline.data.config import Chat, ChatSource, Corpus, CorpusSource, Preferences, Prompts, Tables
 from pipeline.data.conversation import Conversation, Document, Preference, Prompt
+from pipeline.data.filters import Filtered, check, kept
 from pipeline.data.formats import Formats
 from pipeline.data.judged import Judged, against_neighbours, against_others
+from pipeline.data.overlap import check_near_duplicates
 from pipeline.data.rows import BadRow, Row, Source, brief, name_of, require_unicode
 from pipeline.run import outside
 from pipeline.run.errors import UserError, nearest
@@ -30,19 +32,26 @@ Reader = Callable[[Source], Iterator[Row]]
 Parser = Callable[[Source, Row], Iterable[Any]]
 
 
-def documents(corpus: Corpus, skipped: list[SkippedRow]) -> Iterator[Document]:
+def documents(
+    corpus: Corpus, skipped: list[SkippedRow], filtered: Filtered | None = None
+) -> Iterator[Document]:
     """The documents of a corpus, ordered by file and by line or row within it; read as they are asked for.
 
     Of several sources one comes after the other, and `N/` stands before the keys of source N, counted from 0.
 
     Args:
-        skipped: rows left out under on_bad_row: skip are appended to it.
+        skipped: rows left out under on_bad_row: skip are appended to it. filtered: what filters took is added to it.
 
     Raises:
         UserError: nothing at the path, no document in it, or, under on_bad_row: error, a bad row. An empty or
             undecodable file is a bad row, too; an empty module of the standard library is none.
     """
-    yield from _items_of_parts(corpus, skipped)
+    filtered = Filtered() if filtered is None else filtered
+    for row in _items_of_parts(corpus, skipped):
+        filters = _part_of(corpus, row.key)[0].filters
+        text = kept(filters, row.key, row.text, filtered)
+        if text is not None:
+            yield dataclasses.replace(row, text=text)
 
 
 def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversation]:
@@ -79,7 +88,11 @@ def prompts(source: Prompts, skipped: list[SkippedRow]) -> Iterator[Prompt]:
 def held_out_rows(source: Section) -> Iterator[Any]:
     """The rows that are held out, alone; those that cannot be used are left out, as the whole reading says of them."""
     for part in source.parts if isinstance(source, Several) else (source,):
-        yield from _held_out_rows(part)
+        for row in _held_out_rows(part):
+            if not isinstance(part, CorpusSource):
+                yield row
+            elif (text := kept(part.filters, row.key, row.text, Filtered())) is not None:
+                yield dataclasses.replace(row, text=text)
 
 
 def _held_out_rows(source: Source) -> Iterator[Any]:
@@ -147,7 +160,10 @@ def check_corpus(corpus: Corpus) -> None:
         UserError: as documents.
     """
     for part in corpus.parts:
+        check(part.filters)
         _check(part)
+    if corpus.near_duplicates is not None:
+        check_near_duplicates()
 
 
 def check_chat(chat: Chat) -> None:

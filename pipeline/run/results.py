@@ -110,6 +110,16 @@ def supervision_of(artifacts: Iterable[Artifact]) -> dict[str, Any]:
     return next((found for made in artifacts if (found := _json(made, "supervision.json", None))), {})
 
 
+def filtered_of(artifacts: Iterable[Artifact]) -> dict[str, list[dict[str, Any]]]:
+    """Reason -> the examples that filtered.jsonl keeps of documents that filters took."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for made in artifacts:
+        if "filtered.jsonl" in made.files:
+            for line in (made.path / "filtered.jsonl").read_text(encoding="utf-8").splitlines():
+                found.setdefault((row := json.loads(line))["reason"], []).append(row)
+    return found
+
+
 def images_of(artifacts: Iterable[Artifact]) -> dict[str, list[str]]:
     """Stage -> the PNG files it published."""
     found = {made.stage: [name for name in made.files if name.lower().endswith(".png")] for made in artifacts}

@@ -193,6 +193,26 @@ def _taught_row(segments: list[list[Any]]) -> Markup:
     return element("figure", element("pre", *spans), class_="sample")
 
 
+def filtered(found: dict[str, list[dict[str, Any]]]) -> Part | None:
+    """The first documents that each filter took; how many it took is in the ledger."""
+    if not found:
+        return None
+    parts = [
+        folded(
+            f"{reason}: the first {len(rows)}",
+            *(
+                element(
+                    "figure", element("figcaption", row["key"]), element("pre", row["text"]), class_="sample"
+                )
+                for row in rows
+            ),
+        )
+        for reason, rows in found.items()
+    ]
+    note = element("p", "How many each filter took stands in the ledger below.", class_="note")
+    return Part("filtered", "Documents left out", join([note, *parts]))
+
+
 def images(found: dict[str, list[str]], artifacts: dict[str, Artifact]) -> Part | None:
     """The PNG files of each stage, held in the page itself."""
     if not found:
