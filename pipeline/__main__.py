@@ -113,6 +113,10 @@ def _verbs_of_use(verbs: Any) -> None:
     serve.add_argument("model", help=MODEL)
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     serve.add_argument("--port", type=int, default=8000)
+    gguf = verbs.add_parser("gguf", allow_abbrev=False, help="a model as one file for llama.cpp and Ollama")
+    gguf.add_argument("model", help=MODEL)
+    gguf.add_argument("out", type=Path, help="a new file, .gguf; a Modelfile for Ollama is written beside it")
+    gguf.add_argument("--type", default="f16", help="f32, f16, bf16, q8_0, q5_0 or q4_0; default: f16")
     runs = verbs.add_parser("runs", allow_abbrev=False, help="runs below a folder: state, size, scores")
     runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="default: runs")
     clean = verbs.add_parser("clean", allow_abbrev=False, help="what of a run can be made again; --yes removes it")
@@ -692,6 +696,20 @@ def _serve(given: argparse.Namespace) -> int:
     return 0
 
 
+def _gguf(given: argparse.Namespace) -> int:
+    from pipeline.publish.gguf import run_gguf
+    from pipeline.run.units import size
+
+    found = run_gguf(given.model, given.out, given.type)
+    by = " and ".join(found["read_by"])
+    print(f"{given.out}: {size(found['bytes'])} in {given.type}, read back by {by} in a fresh process")
+    for name in found["read_by"]:
+        difference, same = found[name].values()
+        print(f"  {name}: logits within {difference:.1e} of their size, the likeliest token the same in {same:.3f}")
+    print(f"  ollama create NAME -f {given.out.with_name('Modelfile')}")
+    return 0
+
+
 def _runs(given: argparse.Namespace) -> int:
     from pipeline.run.runs import render, runs_below
 
@@ -717,6 +735,7 @@ VERBS = {
     "generate": _generate,
     "compare": _compare,
     "serve": _serve,
+    "gguf": _gguf,
     "runs": _runs,
     "clean": _clean,
     "score": _score,

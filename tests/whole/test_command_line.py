@@ -38,6 +38,7 @@ FROZEN = {
     ),
     "compare": (["models"], ["--data", "--batch-size", "--seed"]),
     "serve": (["model"], ["--host", "--port"]),
+    "gguf": (["model", "out"], ["--type"]),
     "runs": (["folder"], []),
     "clean": (["run"], ["--yes"]),
     "score": (["directory"], ["--data", "--batch-size"]),
