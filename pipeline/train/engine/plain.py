@@ -39,8 +39,13 @@ class PlainEngine:
         runtime: Runtime,
     ):
         self.module = module
-        self.forward = nn.parallel.DistributedDataParallel(module) if runtime.world_size > 1 else module
-        if self.forward is not module:
+        self.forward = module
+        if runtime.world_size > 1:
+            # DDP lays gradients out anew after its first step, in the order that they came in. From three processes
+            # on, where a gradient lies decides in what order its parts are added: a resumed run, whose first step is
+            # a later one, would differ in the last bits. Where it looks for unused parameters, it does not (2.13).
+            fixed = training.deterministic and runtime.world_size > 2
+            self.forward = nn.parallel.DistributedDataParallel(module, find_unused_parameters=fixed)
             _DDP_OF_THIS_PROCESS.append(self.forward)
         self.trainable = trainable_of(module)
         self.optimizer = optimizer_of(groups, rule_of(optimizer.optim))
