@@ -706,6 +706,8 @@ def _gguf(given: argparse.Namespace) -> int:
     for name in found["read_by"]:
         difference, same = found[name].values()
         print(f"  {name}: logits within {difference:.1e} of their size, the likeliest token the same in {same:.3f}")
+    if found["llama_cpp_crashed"]:
+        print("  llama.cpp is installed and crashed on it here: try it elsewhere before you publish it")
     print(f"  ollama create NAME -f {given.out.with_name('Modelfile')}")
     return 0
 

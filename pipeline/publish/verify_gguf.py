@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +25,38 @@ PROMPTS = ("def read_lines(path):\n    ", "The river rises in the hills and runs
 
 def verdict(directory: Path, file: Path, kind: str) -> dict[str, Any]:
     """What differs, and by how much."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from pipeline.lm.model import load_tokenizer
 
     live = AutoModelForCausalLM.from_pretrained(directory, dtype="float32", use_safetensors=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(directory)
     rows = token_rows(live, tokenizer, list(PROMPTS))
     exact = logits_of(live, rows)
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     if config.model_type == live.config.model_type:
-        config = (
-            live.config
-        )  # transformers reads no head_dim, biases or scaling (5.23); llama.cpp goes by the file
+        # transformers reads no head_dim, biases or scaling from a file (5.23); llama.cpp goes by the file alone.
+        config = live.config
     given = {"gguf_file": file.name, "config": config, "dtype": "float32"}
     read = AutoModelForCausalLM.from_pretrained(file.parent, **given).eval()
     found = {"transformers": logits_of(read, rows)}
     refused = []
+    crashed = False
     if importlib.util.find_spec("llama_cpp"):
-        found["llama.cpp"], others = by_llama_cpp(file, rows, [text for text in HARD_STRINGS if text])
-        for text, ids in others.items():
-            if ids != (own := tokenizer(text).input_ids):
+        texts = [text for text in HARD_STRINGS if text]
+        try:  # in a process of its own: where it crashes, it takes that one along
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+                logits, read_as = other.submit(by_llama_cpp, file, rows, texts).result()
+            found["llama.cpp"] = [torch.from_numpy(each) for each in logits]
+        except BrokenProcessPool:
+            crashed, read_as = True, {}
+        for text, ids in read_as.items():
+            if ids != (own := tokenizer(text, add_special_tokens=False).input_ids):
                 refused.append(f"llama.cpp reads {text[:20]!r} as {ids[:12]}, the tokenizer as {own[:12]}")
-    measured: dict[str, Any] = {"bytes": file.stat().st_size, "read_by": list(found)}
+    measured: dict[str, Any] = {
+        "bytes": file.stat().st_size, "read_by": list(found), "llama_cpp_crashed": crashed,
+    }  # fmt: skip
     for name, logits in found.items():
         difference = relative_difference(logits, exact)
         same = [(a.argmax(-1) == b.argmax(-1)).float() for a, b in zip(logits, exact, strict=True)]
@@ -60,16 +74,16 @@ def verdict(directory: Path, file: Path, kind: str) -> dict[str, Any]:
 def by_llama_cpp(
     file: Path, rows: list[list[int]], texts: list[str]
 ) -> tuple[list[Any], dict[str, list[int]]]:
-    """The logits of each row, [T, V], and the tokens of each text."""
-    import torch
+    """The logits of each row, fp32 [T, V], and the tokens of each text."""
     from llama_cpp import Llama
 
-    model = Llama(str(file), n_ctx=max(map(len, rows)) + 1, logits_all=True, verbose=False, n_batch=512)
+    exact = {"type_k": 0, "type_v": 0, "flash_attn": False}  # keys and values in fp32
+    model = Llama(str(file), n_ctx=max(map(len, rows)) + 1, logits_all=True, verbose=False, **exact)
     found = []
     for row in rows:
         model.reset()
         model.eval(row)
-        found.append(torch.from_numpy(model.scores[: len(row)].copy()))
+        found.append(model.scores[: len(row)].copy())
     tokens = {text: model.tokenize(text.encode(), add_bos=False, special=True) for text in texts}
     return found, tokens
 
