@@ -708,6 +708,8 @@ def _gguf(given: argparse.Namespace) -> int:
         print(f"  {name}: logits within {difference:.1e} of their size, the likeliest token the same in {same:.3f}")
     if found["llama_cpp_crashed"]:
         print("  llama.cpp is installed and crashed on it here: try it elsewhere before you publish it")
+    if found["composes"]:
+        print("  this tokenizer composes accents (NFC) and llama.cpp does not: they read e + accent otherwise than é")
     print(f"  ollama create NAME -f {given.out.with_name('Modelfile')}")
     return 0
 
