@@ -197,7 +197,7 @@ def given(recipe: str, data: Path) -> list[str]:
         found.append(f"prompts.path={data / 'scaffolds.jsonl'}")
     if "source: stdlib_functions" in text:
         found.append("prompts.max_prompts=50")
-    if "runs/quickstart/tokenizer" in text:
+    if "runs/quickstart_wide/tokenizer" in text:
         model = data / "quickstart_grpo"
         found += [f"tokenizer.pretrained={model}", f"pretrain.teacher.model={model}"]
     return (
