@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.faults.corruption import damages, table
 from tests.faults.matrix import FAULTS, LAUNCHERS, WORKS, Outcome, reference, suffer
+from tests.faults.soak import soak
 from tests.helpers import ROOT
 from tests.machine import made_at
 
@@ -25,6 +26,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--works", nargs="+", default=list(WORKS), choices=list(WORKS))
     parser.add_argument("--launchers", nargs="+", default=list(LAUNCHERS), choices=list(LAUNCHERS))
     parser.add_argument("--faults", nargs="+", default=[fault.name for fault in FAULTS], metavar="NAME")
+    parser.add_argument(
+        "--soak", type=float, default=0.0, metavar="MINUTES", help="of random faults, besides"
+    )
     parser.add_argument("--kills", type=int, default=KILLS, help="of saves, at random moments")
     parser.add_argument("--out", type=Path, default=TABLE)
     given = parser.parse_args(arguments)
@@ -34,14 +38,17 @@ def main(arguments: list[str]) -> int:
         outcomes = _faults(folder, given)
         found = list(damages(reference(folder, WORKS["LoRA"], "ZeRO-2"), folder / "damaged", DAMAGED))
         killed = _killed(folder, given.kills)
-    given.out.write_text(_page(outcomes, table(found), killed, time.monotonic() - started))
+        soaked = soak(folder, WORKS["GAN"], "DDP", given.soak) if given.soak else None
+    given.out.write_text(_page(outcomes, table(found), killed, soaked, time.monotonic() - started))
     wrong = [each for each in outcomes if each.wrong] + [each for each in found if not each.said]
     for each in wrong:
         print(each, file=sys.stderr)
     print(
         f"{given.out}: {len(outcomes)} faults, {len(found)} damages, {given.kills} kills; {len(wrong)} wrong"
     )
-    return 1 if wrong or killed["wrong"] else 0
+    for text in soaked["wrong"] if soaked else ():
+        print(text, file=sys.stderr)
+    return 1 if wrong or killed["wrong"] or soaked and soaked["wrong"] else 0
 
 
 DAMAGED = ("tokenizer", "tokenize", "pretrain", "finetune")
@@ -74,7 +81,7 @@ def _killed(folder: Path, count: int) -> dict:
     }
 
 
-def _page(outcomes: list[Outcome], damaged: str, killed: dict, seconds: float) -> str:
+def _page(outcomes: list[Outcome], damaged: str, killed: dict, soaked: dict | None, seconds: float) -> str:
     lines = [
         "# What happens to a run, and what is left of it",
         "",
@@ -103,6 +110,15 @@ def _page(outcomes: list[Outcome], damaged: str, killed: dict, seconds: float) -
     lines.append(
         f"{killed['killed']} killed; {len(killed['wrong'])} left a checkpoint that does not verify, or none."
     )
+    if soaked:
+        named = ", ".join(f"{name} {count}" for name, count in sorted(soaked["faults"].items()))
+        lines += [
+            "",
+            "## Random faults at random steps, one after another (GAN, DDP)",
+            "",
+            f"{soaked['runs']} runs went on through {sum(soaked['faults'].values())} faults; "
+            f"{len(soaked['wrong'])} times something was wrong. {named}.",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -174,7 +174,7 @@ def reference(folder: Path, work: Work, launcher: str) -> Path:
     output = folder / "uninterrupted" / f"{work.name} {launcher}"
     if not output.exists():
         shutil.copytree(prepared(folder, work), output)
-        code, text, _ = _run(work.command("stage", work.stage, output, launcher), {}, None, None)
+        code, text, _ = run(work.command("stage", work.stage, output, launcher), {}, None, None)
         assert code == 0, text
     return output
 
@@ -194,8 +194,8 @@ def suffer(folder: Path, fault: Fault, work: Work, launcher: str) -> Outcome:
         if why:
             outcome.skipped = why
             return outcome
-        environment = _environment(folder, fault, rank, output / "logs" / f"{work.stage}.metrics.jsonl")
-        code, text, seconds = _run([*command, *fault.overrides], environment, fault, enter)
+        environment = environment_of(folder, fault, rank, output / "logs" / f"{work.stage}.metrics.jsonl")
+        code, text, seconds = run([*command, *fault.overrides], environment, fault, enter)
     outcome.code, outcome.seconds = code, seconds
     outcome.said = next(
         (line for line in text.splitlines() if line.startswith("error") or "stopped" in line), ""
@@ -207,7 +207,7 @@ def suffer(folder: Path, fault: Fault, work: Work, launcher: str) -> Outcome:
     if code == 2 and len([line for line in text.splitlines() if line.strip()]) > 6:
         outcome.wrong.append(f"said more than five lines: {text[-1500:]}")
     if code != 0:
-        code, text, _ = _run(command, {}, None, None)
+        code, text, _ = run(command, {}, None, None)
         if code:
             outcome.wrong.append(f"the same command again ended with {code}: {text[-1500:]}")
             return outcome
@@ -238,11 +238,13 @@ def _names(output: Path) -> set[str]:
     return {name for name in names if not name.startswith("logs")}
 
 
-def _environment(folder: Path, fault: Fault, rank: int, begun: Path) -> dict[str, str]:
-    """begun: the file that is there once training has begun."""
+def environment_of(
+    folder: Path, fault: Fault, rank: int, begun: Path, step: int = STEP
+) -> dict[str, str]:
+    """What makes `fault` happen to process `rank`. begun: the file that is there once training has begun."""
     given = {}
     if fault.harm:
-        given["FAULT"] = json.dumps({"step": STEP, "rank": rank, "harm": fault.harm})
+        given["FAULT"] = json.dumps({"step": step, "rank": rank, "harm": fault.harm})
         given["PYTHONPATH"] = f"{ROOT / 'tests' / 'faults' / 'injected'}:{ROOT}"
     if fault.shim:
         given |= {"LD_PRELOAD": str(shim(folder)), "SHIM_FAIL": fault.shim.format(rank=rank)}
@@ -251,7 +253,7 @@ def _environment(folder: Path, fault: Fault, rank: int, begun: Path) -> dict[str
     return given
 
 
-def _run(
+def run(
     command: list[str], environment: dict[str, str], fault: Fault | None, enter: Callable[[], None] | None
 ) -> tuple[int | None, str, float]:
     """(exit code, what was printed, seconds until the command ended); waits until all that it started is gone.

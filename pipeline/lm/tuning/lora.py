@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def quiet_bitsandbytes() -> None:
+    """Keep bitsandbytes, which peft imports too, from saying that a kernel is missing which nothing here calls."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def add_adapters(
     model: PreTrainedModel,
     lora: Lora,
@@ -27,6 +33,7 @@ def add_adapters(
     new_tokens: ids whose rows of embeddings and head are trained as well, and saved with the adapter; task_type:
     peft's name of what the model is for.
     """
+    quiet_bitsandbytes()
     import peft
 
     left = _never_adapted(model) if lora.target_modules == "all-linear" else []

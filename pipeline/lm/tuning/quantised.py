@@ -7,7 +7,6 @@ matrix that the codes stand for. So what the adapters were trained against can b
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.lm.config import Lora
+from pipeline.lm.tuning.lora import quiet_bitsandbytes
 from pipeline.run.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ class _Product(torch.autograd.Function):
 
 @cache
 def _bits() -> Any:
-    """bitsandbytes' functions, without its word that a kernel which nothing here calls is missing."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_bitsandbytes()
     import bitsandbytes.functional
 
     return bitsandbytes.functional
