@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from pipeline.lm.directory import model_directory
+from pipeline.lm.directory import directory_of
 from pipeline.run.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
     from pipeline.data.chat import ChatEncoder, Messages
 
-HELP = "/reset forgets the conversation, /quit (or Ctrl-D) ends it"
+HELP = (
+    "/retry answers the last turn anew, /system WORDS begins anew under them, "
+    "/save FILE adds the conversation to a file, /reset forgets it, /quit (or Ctrl-D) ends it"
+)
 
 
 @dataclass
 class Talk:
-    """A conversation with one model. temperature: None: always the likeliest token."""
+    """A conversation with one model. temperature: None: always the likeliest token; system: what stands before it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -32,6 +36,7 @@ class Talk:
     temperature: float | None
     top_p: float
     seed: int
+    system: str | None = None
     messages: Messages = field(default_factory=list)
     turns: int = 0
 
@@ -62,14 +67,46 @@ class Talk:
     def reset(self) -> None:
         self.messages, self.turns = [], 0
 
+    def begin_under(self, system: str | None) -> None:
+        """Begin anew under a system message.
+
+        Raises:
+            UserError: the chat template has no place for one.
+        """
+        before, self.system = self.system, system
+        try:
+            self._prompt([{"role": "user", "content": "a"}])
+        except UserError:
+            self.system = before
+            raise
+        self.reset()
+
+    def take_back(self) -> str | None:
+        """The user's last turn, which with its answer was not said; None: there is none."""
+        if not self.messages:
+            return None
+        *self.messages, asked, _ = self.messages
+        return asked["content"]
+
+    @property
+    def said(self) -> Messages:
+        """The conversation as a row of training data has it."""
+        first = [{"role": "system", "content": self.system}] if self.system else []
+        return [*first, *self.messages]
+
+    def _prompt(self, messages: Messages) -> list[int]:
+        from pipeline.lm.prompts import chat_prompt
+
+        first = [{"role": "system", "content": self.system}] if self.system else []
+        return chat_prompt(self.encoder, [*first, *messages])
+
     def _fit(self, messages: Messages) -> tuple[list[int], Messages]:
         """The prompt's ids and the messages in it: the oldest exchanges go until an answer has room too."""
         from pipeline.lm.model import positions_of
-        from pipeline.lm.prompts import chat_prompt
 
         limit = positions_of(self.model.config)
         while True:
-            prompt = chat_prompt(self.encoder, messages)
+            prompt = self._prompt(messages)
             if limit is None or len(prompt) + min(self.max_new_tokens, limit // 2) <= limit:
                 return prompt, messages
             if len(messages) < 3:
@@ -96,9 +133,9 @@ def pieces(tokenizer: PreTrainedTokenizerFast, tokens: Iterator[int | None]) -> 
 
 
 def open_talk(
-    directory_or_run: Path, max_new_tokens: int, temperature: float, top_p: float, seed: int
+    model: str, max_new_tokens: int, temperature: float, top_p: float, seed: int
 ) -> tuple[Path, Talk]:
-    """Load the model and its tokenizer. temperature: 0: always the likeliest token.
+    """Load a model and its tokenizer, by its directory, a run's, or its name on the Hub. temperature: 0: the likeliest.
 
     Raises:
         UserError: no model, or a tokenizer without a chat template.
@@ -106,11 +143,10 @@ def open_talk(
     from pipeline.data.chat import ChatEncoder
     from pipeline.lm.model import load_tokenizer, ready
 
-    directory = model_directory(directory_or_run)
+    directory = directory_of(model)
     tokenizer = load_tokenizer(directory)
     encoder = ChatEncoder(tokenizer)
-    model = ready(directory)
-    return directory, Talk(model, tokenizer, encoder, max_new_tokens, temperature or None, top_p, seed)
+    return directory, Talk(ready(directory), tokenizer, encoder, max_new_tokens, temperature or None, top_p, seed)
 
 
 def chat(talk: Talk, lines: Iterator[str], out: TextIO) -> None:
@@ -119,25 +155,52 @@ def chat(talk: Talk, lines: Iterator[str], out: TextIO) -> None:
         text = line.strip()
         if text == "/quit":
             return
-        if text == "/reset":
-            talk.reset()
-            print("(forgotten)", file=out)
-        elif text.startswith("/"):
-            print(f"({HELP})", file=out)
+        if text.startswith("/"):
+            _obey(talk, *text.partition(" ")[::2], out)
         elif text:
             _exchange(talk, text, out)
 
 
-def _exchange(talk: Talk, text: str, out: TextIO) -> None:
+def _obey(talk: Talk, command: str, rest: str, out: TextIO) -> None:
+    if command == "/reset":
+        talk.reset()
+        print("(forgotten)", file=out)
+    elif command == "/retry":
+        before = list(talk.messages)
+        text = talk.take_back()
+        if text is None:
+            print("(nothing was asked yet)", file=out)
+        elif not _exchange(talk, text, out):
+            talk.messages = before
+    elif command == "/system":
+        try:
+            talk.begin_under(rest.strip() or None)
+            print(f"(begins anew under: {talk.system})" if talk.system else "(begins anew)", file=out)
+        except UserError as error:
+            print(f"({error})", file=out)
+    elif command == "/save" and rest.strip():
+        try:
+            with open(Path(rest.strip()).expanduser(), "a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": talk.said}, ensure_ascii=False) + "\n")
+            print(f"(added to {rest.strip()})", file=out)
+        except OSError as error:
+            print(f"({error.strerror}: {rest.strip()})", file=out)
+    else:
+        print(f"({HELP})", file=out)
+
+
+def _exchange(talk: Talk, text: str, out: TextIO) -> bool:
+    """Whether the answer came to its end."""
     try:
         dropped = talk.answer(text, out)
     except UserError as error:
         print(f"({error})", file=out)
-        return
+        return False
     except KeyboardInterrupt:  # Ctrl-C ends the answer, not the conversation: neither turn is remembered
         print("\n(stopped and forgotten)", file=out)
-        return
+        return False
     print(f"\n({dropped} oldest messages were dropped: no room)" if dropped else "", file=out)
+    return True
 
 
 def typed() -> Iterator[str]:
@@ -162,6 +225,8 @@ def run_chat(arguments: list[str]) -> int:
     """
     given = _parser().parse_args(arguments)
     directory, talk = open_talk(given.run, given.max_new_tokens, given.temperature, given.top_p, given.seed)
+    if given.system:
+        talk.begin_under(given.system)
     if not sys.stdin.isatty():
         chat(talk, iter(sys.stdin), sys.stdout)
         return 0
@@ -174,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headwater chat", description="Talk to a model. From a pipe: one turn a line.", epilog=HELP
     )
-    parser.add_argument("run", type=Path, help="a run's output directory, or a Hugging Face model directory")
+    parser.add_argument("run", help="a run's output directory, a model directory, or a name of the Hub")
     parser.add_argument(
         "--max-new-tokens", type=_at_least_one, default=256, help="tokens of an answer at most"
     )
@@ -182,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature", type=_not_negative, default=0.8, help="0: always the likeliest token"
     )
     parser.add_argument("--top-p", type=_probability, default=0.95, help="nucleus probability")
+    parser.add_argument("--system", help="what the conversation stands under")
     parser.add_argument("--seed", type=int, default=0, help="the same seed and turns give the same answers")
     return parser
 

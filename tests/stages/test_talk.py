@@ -1,6 +1,7 @@
 """Catches a chat that forgets or garbles what was said, outgrows the model, or cannot be driven through a pipe."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from pathlib import Path
 import pytest
 from tiny_model import POSITIONS, make_model, make_tokenizer, publish, publish_model
 
+from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder
+from pipeline.data.config import Chat
 from pipeline.lm import chat
-from pipeline.lm.chat import Talk, model_directory, pieces, run_chat
+from pipeline.lm.chat import Talk, pieces, run_chat
 from pipeline.lm.decoding import sample
+from pipeline.lm.directory import model_directory
 from pipeline.lm.prompts import chat_prompt
 from pipeline.run.errors import UserError
 from pipeline.train.recipe import derived_seed
@@ -76,6 +80,80 @@ def test_seed_decides_and_reset_begins_anew(make_talk):
     assert said(make_talk(), "what is it?", "/reset", "what is it?") == f"{first}(forgotten)\n{first}"
     assert said(make_talk(seed=1), "what is it?") != first
     assert said(make_talk(temperature=None, seed=1), "what?") == said(make_talk(temperature=None), "what?")
+
+
+def test_retry_answers_the_last_turn_anew_by_another_draw(make_talk):
+    talk = make_talk(max_new_tokens=8)
+    first = said(talk, "what is it?", "and then?")
+    again = said(talk, "/retry")
+    assert [message["role"] for message in talk.messages] == ["user", "assistant"] * 2
+    assert talk.messages[2]["content"] == "and then?" and talk.messages[3]["content"] == again.rstrip("\n")
+    assert again not in first
+    assert said(make_talk(), "/retry") == "(nothing was asked yet)\n"
+
+
+def test_a_retry_that_is_interrupted_leaves_the_answer_there(make_talk, monkeypatch):
+    talk = make_talk()
+    said(talk, "what is it?")
+    before = list(talk.messages)
+
+    def interrupted(*_):
+        yield "half"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat, "pieces", interrupted)
+    said(talk, "/retry")
+    assert talk.messages == before
+
+
+def test_a_system_message_stands_before_every_turn(make_talk, tokenizer):
+    talk = make_talk()
+    said(talk, "what?")
+    assert said(talk, "/system be brief") == "(begins anew under: be brief)\n"
+    assert not talk.messages
+    said(talk, "what is it?")
+    system, asked = {"role": "system", "content": "be brief"}, {"role": "user", "content": "what is it?"}
+    ids = sample(
+        talk.model,
+        tokenizer,
+        chat_prompt(talk.encoder, [system, asked]),
+        4,
+        0.9,
+        1.0,
+        derived_seed(0, "chat", 0),
+    )
+    assert talk.messages[1]["content"] == tokenizer.decode(ids, skip_special_tokens=True)
+    for _ in range(4):  # older turns go, what they stand under does not
+        said(talk, "and then the other thing")
+    assert talk.said[0] == system and talk.messages[0]["role"] == "user"
+    assert said(talk, "/system") == "(begins anew)\n" and talk.said == []
+
+
+def test_a_template_without_a_system_turn_refuses_it_and_nothing_is_forgotten(
+    make_talk, tokenizer, monkeypatch
+):
+    talk = make_talk()
+    said(talk, "what?")
+    before = list(talk.messages)
+
+    def refused(messages):
+        raise UserError("the chat template refuses these messages: no system")
+
+    monkeypatch.setattr(talk.encoder, "prompt_ids", refused)
+    assert said(talk, "/system be brief") == "(the chat template refuses these messages: no system)\n"
+    assert (talk.messages, talk.system) == (before, None)
+
+
+def test_a_saved_conversation_is_a_row_to_train_on(make_talk, tmp_path):
+    talk = make_talk()
+    file = tmp_path / "said.jsonl"
+    said(talk, "/system be brief", "what is it?", f"/save {file}", "and then?", f"/save {file}")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [len(row["messages"]) for row in rows] == [3, 5] and rows[1]["messages"] == talk.said
+    found = list(sources.conversations(Chat(path=str(file)), []))
+    assert [list(row.messages) for row in found] == [row["messages"] for row in rows]
+    assert said(talk, f"/save {tmp_path}") == f"(Is a directory: {tmp_path})\n"
+    assert said(talk, "/save") == f"({chat.HELP})\n"
 
 
 def test_quit_ends_and_other_commands_explain(make_talk):

@@ -55,7 +55,7 @@ FROZEN = {
     "transcribe": (["run", "clips"], []),
     "vary": (["run", "design", "out"], ["--count", "--seed", "--strength"]),
     "blend": (["run", "first", "second", "out"], ["--count"]),
-    "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--seed"]),
+    "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--system", "--seed"]),
 }
 
 
