@@ -45,10 +45,12 @@ from pipeline.scores.score import (
     Part,
     Settings,
 )
+from pipeline.scores.tasks import HarnessTasks, check_tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+TRAINED = ("documents.train", "conversations.train")  # shards that models learn
 LONGEST_WINDOW = 1024  # where nothing was pretrained and the recipe names no length
 
 
@@ -63,6 +65,8 @@ def check(config: LanguageModelConfig) -> None:
         sources.check_corpus(config.evaluate.general)
     if config.evaluate.programs:
         check_sandbox()
+    if config.evaluate.tasks:
+        check_tasks(config.evaluate.tasks)
     asked = config.evaluate.multiple_choice
     if config.chat and asked and importlib.util.find_spec("lm_eval") is None:
         raise UserError(
@@ -134,6 +138,9 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
             yield ToolCalls(rows, encoder, asked.tool_calls, settings)
         if asked.multiple_choice:
             yield MultipleChoice(rows, load_tokenizer(base), asked.multiple_choice, settings)
+    if asked.tasks:
+        trained = [Shard.open(held, name, digest) for name in TRAINED if (held / f"{name}.json").is_file()]
+        yield HarnessTasks(asked.tasks, asked.task_questions, asked.task_shots, trained, settings)
     if config.prefer and asked.preferences:
         rows = read_lines(held / "preferences.held_out.jsonl")
         shard = Shard.open(held, "preferences.held_out", digest)

@@ -395,6 +395,9 @@ class Evaluate(Section):
         ge=0,
     )
     multiple_choice: int = what(100, "questions of the multiple-choice task run by lm-eval; 0: none", ge=0)
+    tasks: tuple[str, ...] = what((), "tasks of lm-eval, by name (those of the Hub) or as YAML files of one each")
+    task_questions: int | None = what(None, "questions of each task at most; none: all", ge=1)
+    task_shots: int | None = what(None, "examples before a question; none: as the task has it", ge=0)
     bootstrap_samples: int = what(1000, "resamples behind each interval", ge=100)
     seed: int = what(0, "seed of sampling and bootstrap", ge=0)
     per_device_eval_batch_size: int = how(16, "sequences a batch", ge=1)

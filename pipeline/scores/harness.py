@@ -42,11 +42,16 @@ def ask(
 
 
 def harness(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, most_tokens: int, bf16: bool
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    batch_size: int,
+    most_tokens: int,
+    bf16: bool,
+    add_bos: bool = False,
 ) -> HFLM:
-    """lm-eval's wrapper of a transformers model, told to add no bos to text that holds the template's.
+    """lm-eval's wrapper of a transformers model. It may give the tokenizer a padding token.
 
-    It may give the tokenizer a padding token.
+    add_bos: before every text; not before one that holds its chat template's.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -57,7 +62,7 @@ def harness(
         backend="causal",
         batch_size=batch_size,
         max_length=most_tokens,
-        add_bos_token=False,
+        add_bos_token=add_bos,
         mixed_precision_dtype="bfloat16" if bf16 else None,
         softmax_dtype="float32",
     )

@@ -106,6 +106,20 @@ def test_every_score_of_a_recipe_with_everything(tmp_path, inputs):
     assert [path.name for path in context.out.iterdir()] == ["evaluation.json"]
 
 
+def test_tasks_of_lm_eval_are_asked_of_every_model(tmp_path, inputs):
+    rows = [{"text": f"thing {n} ", "choices": ["ends", "begins"], "right": n % 2} for n in range(5)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"data_files": {"test": str(tmp_path / "rows.jsonl")}, "cache_dir": str(tmp_path / "cache")}
+    task = {"task": "mine", "dataset_path": "json", "dataset_kwargs": data, "output_type": "multiple_choice"}
+    task |= {"test_split": "test", "doc_to_text": "text", "doc_to_choice": "choices", "doc_to_target": "right"}
+    (tmp_path / "mine.yaml").write_text(json.dumps(task))
+    asked = {"functions": 0, "conversations": 0, "multiple_choice": 0, "max_documents": 1}
+    config = recipe(tmp_path, asked | {"tasks": [str(tmp_path / "mine.yaml")], "task_questions": 3})
+    metrics, written, _ = evaluated(config, inputs)
+    assert {"mine_acc/base", "mine_acc/fine-tuned"} <= set(metrics)
+    assert {score["count"] for score in written["scores"] if score["name"].startswith("mine")} == {3}
+
+
 def test_details_add_up_to_the_scores(tmp_path, inputs):
     metrics, written, _ = evaluated(recipe(tmp_path), inputs)
     documents, talks = written["detail"]["documents"], written["detail"]["conversations"]
