@@ -301,6 +301,11 @@ def settings(config: LanguageModelConfig) -> str:
     given = (*given, "prompts", "reinforce", "reward_model")
     sections = (*given, "evaluate", *(() if config.reward_model else ("generate",)))
     tree = {name: identity(section) for name in sections if (section := dict(config)[name]) is not None}
+    if asked := tree.get("evaluate"):
+        asked["tasks"] = [Path(name).name for name in asked["tasks"]]
+        for place in (asked["general"] or {}, *(asked["general"] or {}).get("sources", ())):
+            if place.get("path"):
+                place["path"] = public(place["path"])
     for section, key in (
         ("corpus", "path"),
         ("chat", "path"),

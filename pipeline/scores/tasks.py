@@ -64,6 +64,25 @@ def name_in(file: Path) -> str:
     Raises:
         UserError: no such file, or none that names a task.
     """
+    return _tree(file)["task"]
+
+
+def files_of(names: Iterable[str]) -> list[Path]:
+    """The files of tasks, and those of their data that are named in them and are there."""
+    found = []
+    for file in map(Path, filter(_is_file, names)):
+        data = _tree(file).get("dataset_kwargs", {})
+        data = data.get("data_files", {}) if isinstance(data, dict) else {}
+        named = [one for each in _values(data) for one in _values(each)]
+        found += [file, *(Path(one) for one in named if isinstance(one, str) and Path(one).is_file())]
+    return found
+
+
+def _values(given: Any) -> list[Any]:
+    return list(given.values()) if isinstance(given, dict) else given if isinstance(given, list) else [given]
+
+
+def _tree(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.load(
             file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader
@@ -74,7 +93,7 @@ def name_in(file: Path) -> str:
         raise UserError(
             f"evaluate.tasks: {file} names no task\nexpected: a task of lm-eval, with a line `task: NAME`"
         )
-    return tree["task"]
+    return tree
 
 
 class HarnessTasks:

@@ -84,9 +84,9 @@ def stages(config: LanguageModelConfig) -> tuple[Stage, ...]:
     more = tuple(name for name in ("prefer", "reinforce", "reward_model") if name in config.trainings)
     models = tuple(dict.fromkeys((base, tuned, *more)))
     before = ("base",) if config.pretrain and not scratch else ()
-    general = partial(_texts, config.evaluate.general)
+    asked = partial(_asked, config)
     scored = (*before, *models, "tokenize")
-    found.append(Stage("evaluate", "pipeline.evaluate", _of(config, "evaluate"), scored, reads=general))
+    found.append(Stage("evaluate", "pipeline.evaluate", _of(config, "evaluate"), scored, reads=asked))
     shown = ("evaluate",)
     if not config.reward_model:  # which writes no text
         found.append(Stage("generate", "pipeline.generate", _of(config, "generate"), models))
@@ -135,6 +135,16 @@ def _texts(*sources: Corpus | Chat | Preferences | Prompts | None) -> dict[str, 
         if source
         for name, file in outside_files(source).items()
     }
+
+
+def _asked(config: LanguageModelConfig) -> dict[str, Path]:
+    """Other texts that models are measured on, and the files of tasks with the data that they name."""
+    found = _texts(config.evaluate.general)
+    if config.evaluate.tasks:
+        from pipeline.scores.tasks import files_of
+
+        found |= {f"task: {file}": file for file in files_of(config.evaluate.tasks)}
+    return found
 
 
 def _tokenizer(config: LanguageModelConfig) -> dict[str, Path]:

@@ -11,7 +11,9 @@ from pipeline import evaluate
 from pipeline.data.chat import ChatEncoder
 from pipeline.data.shards import ShardWriter, tokenizer_digest
 from pipeline.lm.model import save_model
+from pipeline.publish.model_card import settings
 from pipeline.run.errors import UserError
+from pipeline.scores.tasks import files_of
 from tokenizer.encode import encode
 
 ASKED = {"functions": 3, "conversations": 5, "multiple_choice": 4, "bootstrap_samples": 100}
@@ -115,6 +117,8 @@ def test_tasks_of_lm_eval_are_asked_of_every_model(tmp_path, inputs):
     (tmp_path / "mine.yaml").write_text(json.dumps(task))
     asked = {"functions": 0, "conversations": 0, "multiple_choice": 0, "max_documents": 1}
     config = recipe(tmp_path, asked | {"tasks": [str(tmp_path / "mine.yaml")], "task_questions": 3})
+    assert set(files_of(config.evaluate.tasks)) == {tmp_path / "mine.yaml", tmp_path / "rows.jsonl"}
+    assert str(tmp_path) not in settings(config)  # a model card shows no path of the machine
     metrics, written, _ = evaluated(config, inputs)
     assert {"mine_acc/base", "mine_acc/fine-tuned"} <= set(metrics)
     assert {score["count"] for score in written["scores"] if score["name"].startswith("mine")} == {3}
