@@ -125,7 +125,7 @@ def test_moments_in_8_bits_resume_bit_for_bit_and_are_counted():
     assert {key.split("/")[0] for key in saved if key.endswith("0.weight")} == {"weight", *KINDS}
     assert {key.split("/")[0] for key in saved if key.endswith("1.weight")} == {"weight", "state1", "state2"}
     again = engine()
-    again.load(lambda key: saved[key], 3)
+    again.load(lambda key: saved[key], range(3))
     for step in (3, 4):
         update(whole, step), update(again, step)
     pairs = zip(whole.state(("weight", *STATE)), again.state(("weight", *STATE)), strict=True)
