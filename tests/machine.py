@@ -1,5 +1,6 @@
 """What a table says of where it was made."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -24,4 +25,4 @@ def processor() -> str:
     facts = {name.strip(): value.strip() for name, value in found.items()}
     flags = facts.get("flags", "").split()
     bf16 = "AMX" if "amx_bf16" in flags else "bf16" if "avx512_bf16" in flags else "no bf16"
-    return f"{torch.get_num_threads()} cores of {facts.get('model name', platform.machine())} ({bf16})"
+    return f"{len(os.sched_getaffinity(0))} cores of {facts.get('model name', platform.machine())} ({bf16})"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tests.faults.corruption import damages, table
 from tests.faults.matrix import FAULTS, LAUNCHERS, WORKS, Outcome, reference, suffer
-from tests.faults.soak import soak
 from tests.helpers import ROOT
 from tests.machine import made_at
 
@@ -38,17 +37,14 @@ def main(arguments: list[str]) -> int:
         outcomes = _faults(folder, given)
         found = list(damages(reference(folder, WORKS["LoRA"], "ZeRO-2"), folder / "damaged", DAMAGED))
         killed = _killed(folder, given.kills)
-        soaked = soak(folder, WORKS["GAN"], "DDP", given.soak) if given.soak else None
-    given.out.write_text(_page(outcomes, table(found), killed, soaked, time.monotonic() - started))
+    given.out.write_text(_page(outcomes, table(found), killed, time.monotonic() - started))
     wrong = [each for each in outcomes if each.wrong] + [each for each in found if not each.said]
     for each in wrong:
         print(each, file=sys.stderr)
     print(
         f"{given.out}: {len(outcomes)} faults, {len(found)} damages, {given.kills} kills; {len(wrong)} wrong"
     )
-    for text in soaked["wrong"] if soaked else ():
-        print(text, file=sys.stderr)
-    return 1 if wrong or killed["wrong"] or soaked and soaked["wrong"] else 0
+    return 1 if wrong or killed["wrong"] else 0
 
 
 DAMAGED = ("tokenizer", "tokenize", "pretrain", "finetune")
@@ -81,7 +77,7 @@ def _killed(folder: Path, count: int) -> dict:
     }
 
 
-def _page(outcomes: list[Outcome], damaged: str, killed: dict, soaked: dict | None, seconds: float) -> str:
+def _page(outcomes: list[Outcome], damaged: str, killed: dict, seconds: float) -> str:
     lines = [
         "# What happens to a run, and what is left of it",
         "",
@@ -110,15 +106,6 @@ def _page(outcomes: list[Outcome], damaged: str, killed: dict, soaked: dict | No
     lines.append(
         f"{killed['killed']} killed; {len(killed['wrong'])} left a checkpoint that does not verify, or none."
     )
-    if soaked:
-        named = ", ".join(f"{name} {count}" for name, count in sorted(soaked["faults"].items()))
-        lines += [
-            "",
-            "## Random faults at random steps, one after another (GAN, DDP)",
-            "",
-            f"{soaked['runs']} runs went on through {sum(soaked['faults'].values())} faults; "
-            f"{len(soaked['wrong'])} times something was wrong. {named}.",
-        ]
     return "\n".join(lines) + "\n"
 
 

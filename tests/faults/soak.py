@@ -1,7 +1,12 @@
-"""Random faults at random steps, one after another, on runs that go on until they are done: for as long as is asked."""
+"""`python -m tests.faults.soak --minutes 60`: random faults at random steps, one after another, on runs that go on until
+they are done. Writes what came of it (tests/faults/SOAK.md); exits 1 where something was wrong.
+"""
 
+import argparse
 import random
 import shutil
+import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,6 +39,8 @@ def soak(folder: Path, work: Work, launcher: str, minutes: float, seed: int = 0)
         for _ in range(ATTEMPTS):
             fault, step = draws.choice(_tried(launcher)), draws.randint(1, STEPS)
             rank = 0 if launcher == "one process" else draws.randint(0, 1)
+            for log in output.glob("logs/*.metrics.jsonl"):  # a signal waits for the steps of this attempt
+                log.unlink()
             command = work.command("stage", work.stage, output, launcher, *fault.overrides)
             given = environment_of(folder, fault, rank, output / "logs" / f"{work.stage}.metrics.jsonl", step)
             code, text, _ = run(command, given, fault, None)
@@ -49,6 +56,33 @@ def soak(folder: Path, work: Work, launcher: str, minutes: float, seed: int = 0)
     return {"runs": runs, "faults": dict(faults), "wrong": wrong}
 
 
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--work", default="GAN", choices=list(WORKS))
+    parser.add_argument("--launcher", default="DDP", choices=list(LAUNCHERS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("SOAK.md"))
+    given = parser.parse_args(arguments)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="headwater-soak-") as folder:
+        found = soak(Path(folder), WORKS[given.work], given.launcher, given.minutes, given.seed)
+    named = "".join(f"| {name} | {count} |\n" for name, count in sorted(found["faults"].items()))
+    wrong = "".join(f"- {text}\n" for text in found["wrong"])
+    given.out.write_text(
+        "# Random faults at random steps, one after another\n\n"
+        f"Made by `python -m tests.faults.soak --minutes {given.minutes:g} --work {given.work} --launcher "
+        f"{given.launcher} --seed {given.seed}` {made_at(time.monotonic() - started)}.\n\n"
+        f"{found['runs']} runs went on through {sum(found['faults'].values())} faults and ended, every one with the "
+        f"weights of the run that nothing happened to, but for {len(found['wrong'])} times that something was wrong.\n\n"
+        f"| fault | times |\n|---|---|\n{named}{wrong}"
+    )
+    print(
+        f"{given.out}: {found['runs']} runs, {sum(found['faults'].values())} faults, {len(found['wrong'])} wrong"
+    )
+    return int(bool(found["wrong"]))
+
+
 def _tried(launcher: str) -> list[Fault]:
     """Those that end a run; what is slow to notice, or needs a cgroup, is in the matrix."""
     alone = launcher == "one process"
@@ -58,3 +92,7 @@ def _tried(launcher: str) -> list[Fault]:
         if 0 not in fault.codes and not fault.memory and fault.harm != "stand still"
         and not (alone and fault.harm in ALONE)
     ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
