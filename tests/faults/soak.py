@@ -1,5 +1,6 @@
-"""`python -m tests.faults.soak --minutes 60`: random faults at random steps, one after another, on runs that go on until
-they are done. Writes what came of it (tests/faults/SOAK.md); exits 1 where something was wrong.
+"""`python -m tests.faults.soak --minutes 60`: random faults at random steps, one after another, on runs that go on.
+
+Writes what came of it (tests/faults/SOAK.md); exits 1 where something was wrong.
 """
 
 import argparse
@@ -15,7 +16,9 @@ from typing import Any
 from tests.faults.matrix import (
     ALONE,
     FAULTS,
+    LAUNCHERS,
     STEPS,
+    WORKS,
     Fault,
     Work,
     differences,
@@ -24,6 +27,7 @@ from tests.faults.matrix import (
     reference,
     run,
 )
+from tests.machine import made_at
 
 ATTEMPTS = 40  # at one run; each gets on by at least the steps between two checkpoints, or is stopped before the first
 
@@ -73,8 +77,9 @@ def main(arguments: list[str]) -> int:
         "# Random faults at random steps, one after another\n\n"
         f"Made by `python -m tests.faults.soak --minutes {given.minutes:g} --work {given.work} --launcher "
         f"{given.launcher} --seed {given.seed}` {made_at(time.monotonic() - started)}.\n\n"
-        f"{found['runs']} runs went on through {sum(found['faults'].values())} faults and ended, every one with the "
-        f"weights of the run that nothing happened to, but for {len(found['wrong'])} times that something was wrong.\n\n"
+        f"{found['runs']} runs went on through {sum(found['faults'].values())} faults until they were done;\n"
+        f"{len(found['wrong'])} times something was wrong: another exit code, other weights than those of the run that\n"
+        "nothing happened to, or a file or process that stayed.\n\n"
         f"| fault | times |\n|---|---|\n{named}{wrong}"
     )
     print(
