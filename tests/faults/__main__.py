@@ -25,7 +25,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--works", nargs="+", default=list(WORKS), choices=list(WORKS))
     parser.add_argument("--launchers", nargs="+", default=list(LAUNCHERS), choices=list(LAUNCHERS))
     parser.add_argument("--faults", nargs="+", default=[fault.name for fault in FAULTS], metavar="NAME")
-    parser.add_argument()
     parser.add_argument("--kills", type=int, default=KILLS, help="of saves, at random moments")
     parser.add_argument("--out", type=Path, default=TABLE)
     given = parser.parse_args(arguments)

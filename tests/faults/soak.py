@@ -78,8 +78,8 @@ def main(arguments: list[str]) -> int:
         f"Made by `python -m tests.faults.soak --minutes {given.minutes:g} --work {given.work} --launcher "
         f"{given.launcher} --seed {given.seed}` {made_at(time.monotonic() - started)}.\n\n"
         f"{found['runs']} runs went on through {sum(found['faults'].values())} faults until they were done;\n"
-        f"{len(found['wrong'])} times something was wrong: another exit code, other weights than those of the run that\n"
-        "nothing happened to, or a file or process that stayed.\n\n"
+        f"{len(found['wrong'])} times something was wrong: another exit code, other weights than those of\n"
+        "the run that nothing happened to, or a file or process that stayed.\n\n"
         f"| fault | times |\n|---|---|\n{named}{wrong}"
     )
     print(
