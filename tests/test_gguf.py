@@ -10,7 +10,8 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pipeline.__main__ import main
@@ -19,7 +20,7 @@ from pipeline.publish.gguf import _rotary_factors, cut_of, go_template, interlea
 from pipeline.run.errors import UserError
 from tests.exhaustive import exhaustive
 from tests.helpers import refusal
-from tests.stages.tiny_model import POSITIONS, VOCABULARY, make_tokenizer
+from tests.stages.tiny_model import POSITIONS, TEXT, VOCABULARY, make_tokenizer
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 16}
@@ -218,3 +219,43 @@ def test_a_file_that_is_there_stays_and_one_that_is_another_model_is_not_publish
     monkeypatch.setattr("pipeline.publish.gguf.interleaved", lambda weight, heads: weight)
     said = refusal(run_gguf, str(directory), tmp_path / "out.gguf", "f32")
     assert "the GGUF file is not the model" in said and not list(tmp_path.glob("*out*"))
+
+
+def sentencepiece_at(directory):
+    """Its tokenizer as Llama 2's: pieces that begin with a space, and bytes for what has no piece."""
+    made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    reserved = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=reserved, show_progress=False, limit_alphabet=20
+    )
+    made.train_from_iterator([TEXT] * 9, trainer)
+    tree = json.loads(made.to_str())
+    tree["added_tokens"] = [token for token in tree["added_tokens"] if token["id"] < 3]
+    for path in (*directory.glob("token*"), *directory.glob("chat*")):
+        path.unlink()
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    made = Tokenizer.from_str(json.dumps(tree))
+    PreTrainedTokenizerFast(tokenizer_object=made, **names).save_pretrained(directory)
+    return tree["model"]
+
+
+def test_a_vocabulary_of_sentencepiece_keeps_its_bytes_and_the_order_of_its_merges(tmp_path):
+    """Where llama.cpp is installed, the check within has it read hard texts too."""
+    model = sentencepiece_at(model_at(tmp_path / "model"))
+    run_gguf(str(tmp_path / "model"), tmp_path / "out.gguf", "f32")
+    fields = GGUFReader(tmp_path / "out.gguf").fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama"
+    assert fields["tokenizer.ggml.add_space_prefix"].contents() is True
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    kinds, scores = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("token_type", "scores"))
+    assert [kinds[tokens.index(word)] for word in ("<unk>", "<s>", "<0x41>", "e")] == [2, 3, 6, 1]
+    merged = [scores[tokens.index("".join(pair))] for pair in model["merges"]]
+    assert merged == sorted(merged, reverse=True) and len(set(merged)) > 10
+    # What Ollama is not told, a file without a chat template, stays out of its Modelfile.
+    assert "TEMPLATE" not in (tmp_path / "Modelfile").read_text()

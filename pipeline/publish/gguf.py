@@ -303,8 +303,9 @@ def _add_stops(writer: Any, directory: Path, tokenizer: PreTrainedTokenizerFast)
     from pipeline.lm.prompts import stop_ids_from
 
     stops = sorted(stop_ids_from(GenerationConfig.from_pretrained(directory), tokenizer))
-    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else stops[0]
-    writer.add_eos_token_id(eos)
+    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(stops), None)
+    if eos is not None:
+        writer.add_eos_token_id(eos)
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
     if tokenizer.pad_token_id is not None:
@@ -318,11 +319,11 @@ def modelfile(directory: Path, file: str, stops: list[str]) -> str:
     """What `ollama create NAME -f Modelfile` reads."""
     from pipeline.lm.model import load_tokenizer
 
-    lines = [f"FROM ./{file}"]
-    template = go_template(load_tokenizer(directory))
+    tokenizer, lines = load_tokenizer(directory), [f"FROM ./{file}"]
+    template = go_template(tokenizer)
     if template is not None:
         lines.append(f'TEMPLATE """{template}"""')
-    else:
+    elif tokenizer.chat_template:
         lines.append("# Its chat template follows no turn-by-turn pattern: Ollama takes the file's own.")
     return "\n".join([*lines, *(f"PARAMETER stop {json.dumps(stop)}" for stop in stops)]) + "\n"
 
