@@ -115,7 +115,7 @@ def _verbs_of_use(verbs: Any) -> None:
     serve.add_argument("--port", type=int, default=8000)
     gguf = verbs.add_parser("gguf", allow_abbrev=False, help="a model as one file for llama.cpp and Ollama")
     gguf.add_argument("model", help=MODEL)
-    gguf.add_argument("out", type=Path, help="a new file, .gguf; a Modelfile for Ollama is written beside it")
+    gguf.add_argument("out", type=Path, help="a new file, .gguf; NAME.Modelfile, for Ollama, is written beside it")
     gguf.add_argument("--type", default="f16", help="f32, f16, bf16, q8_0, q5_0 or q4_0; default: f16")
     runs = verbs.add_parser("runs", allow_abbrev=False, help="runs below a folder: state, size, scores")
     runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="default: runs")
@@ -710,7 +710,7 @@ def _gguf(given: argparse.Namespace) -> int:
         print("  llama.cpp is installed and crashed on it here: try it elsewhere before you publish it")
     if found["composes"]:
         print("  this tokenizer composes accents (NFC) and llama.cpp does not: they read e + accent otherwise than é")
-    print(f"  ollama create NAME -f {given.out.with_name('Modelfile')}")
+    print(f"  ollama create NAME -f {given.out.with_suffix('.Modelfile')}")
     return 0
 
 

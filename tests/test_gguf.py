@@ -65,7 +65,7 @@ def test_the_file_holds_the_model_to_the_last_bit(tmp_path, shape):
     assert measured["transformers"]["logit_difference_relative"] < 1e-6
     if importlib.util.find_spec("llama_cpp"):
         assert measured["llama.cpp"]["logit_difference_relative"] < 1e-4
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["Modelfile", "model", "out.gguf"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["model", "out.Modelfile", "out.gguf"]
 
 
 @pytest.mark.parametrize("kind", ["q8_0", *map(exhaustive, ["f16", "bf16", "q5_0", "q4_0"])])
@@ -216,6 +216,8 @@ def test_a_file_that_is_there_stays_and_one_that_is_another_model_is_not_publish
     there.write_bytes(b"mine")
     assert "is there" in refusal(run_gguf, str(directory), there, "f16")
     assert there.read_bytes() == b"mine"
+    (tmp_path / "mine.Modelfile").write_text("mine")
+    assert "mine.Modelfile is there" in refusal(run_gguf, str(directory), tmp_path / "mine.gguf", "f16")
     monkeypatch.setattr("pipeline.publish.gguf.interleaved", lambda weight, heads: weight)
     said = refusal(run_gguf, str(directory), tmp_path / "out.gguf", "f32")
     assert "the GGUF file is not the model" in said and not list(tmp_path.glob("*out*"))
@@ -258,4 +260,4 @@ def test_a_vocabulary_of_sentencepiece_keeps_its_bytes_and_the_order_of_its_merg
     merged = [scores[tokens.index("".join(pair))] for pair in model["merges"]]
     assert merged == sorted(merged, reverse=True) and len(set(merged)) > 10
     # What Ollama is not told, a file without a chat template, stays out of its Modelfile.
-    assert "TEMPLATE" not in (tmp_path / "Modelfile").read_text()
+    assert "TEMPLATE" not in (tmp_path / "out.Modelfile").read_text()

@@ -60,7 +60,7 @@ ARCHITECTURES = {
 
 
 def run_gguf(model: str, out: Path, kind: str) -> dict[str, Any]:
-    """Write OUT and, beside it, a Modelfile for Ollama; returns what the check in a fresh process measured.
+    """Write OUT and, beside it, NAME.Modelfile for Ollama; returns what the check in a fresh process measured.
 
     Raises:
         UserError: gguf is not installed; an architecture, a rotary scaling or a tokenizer that has no place in the
@@ -72,10 +72,10 @@ def run_gguf(model: str, out: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"--type {kind!r}\n{nearest(kind, TYPES)}")
     if importlib.util.find_spec("gguf") is None:
         raise UserError("gguf is not installed\nway out: pip install headwater[gguf]")
-    if out.suffix != ".gguf" or out.exists():
-        raise UserError(
-            f"{out} {'is there' if out.exists() else 'does not end in .gguf'}\nexpected: a new file, .gguf"
-        )
+    for file in (out, recipe_of(out)):
+        if out.suffix != ".gguf" or file.exists():
+            why = "is there" if file.exists() else "does not end in .gguf"
+            raise UserError(f"{file} {why}\nexpected: a new file, .gguf")
     directory = directory_of(model)
     check_directory(directory)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +86,13 @@ def run_gguf(model: str, out: Path, kind: str) -> dict[str, Any]:
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
-    out.with_name("Modelfile").write_text(modelfile(directory, out.name, stops), encoding="utf-8")
+    recipe_of(out).write_text(modelfile(directory, out.name, stops), encoding="utf-8")
     return measured
+
+
+def recipe_of(out: Path) -> Path:
+    """Where Ollama's recipe of it is."""
+    return out.with_suffix(".Modelfile")
 
 
 def write(directory: Path, out: Path, kind: str) -> list[str]:
@@ -100,7 +105,7 @@ def write(directory: Path, out: Path, kind: str) -> list[str]:
     config = json.loads((directory / "config.json").read_text())
     architecture = _architecture(config)
     tokenizer = load_tokenizer(directory)
-    writer = GGUFWriter(out, architecture.name)
+    writer = GGUFWriter(out, architecture.name, use_temp_file=True)  # the whole model in no memory
     writer.add_name(directory.resolve().parent.name if directory.name == "export" else directory.name)
     writer.add_file_type(getattr(LlamaFileType, "ALL_F32" if kind == "f32" else f"MOSTLY_{TYPES[kind]}"))
     writer.add_quantization_version(2)
@@ -316,7 +321,7 @@ def _add_stops(writer: Any, directory: Path, tokenizer: PreTrainedTokenizerFast)
 
 
 def modelfile(directory: Path, file: str, stops: list[str]) -> str:
-    """What `ollama create NAME -f Modelfile` reads."""
+    """What `ollama create NAME -f FILE.Modelfile` reads."""
     from pipeline.lm.model import load_tokenizer
 
     tokenizer, lines = load_tokenizer(directory), [f"FROM ./{file}"]
