@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,8 @@ def parts_of(context: Context, base: Path) -> Iterator[Part]:
         if config.model.pretrained and config.pretrain:
             yield TextBits("documents", "", rows, asked.max_documents, settings)
         else:
-            yield DocumentBits(shard, rows, asked.max_documents, settings)
+            label_of = partial(sources.label_of_source, config.corpus) if config.corpus.sources else None
+            yield DocumentBits(shard, rows, asked.max_documents, settings, label_of)
         if asked.programs and is_python(config.corpus):
             yield Programs(rows, asked.programs, asked.program_samples, settings)
         if asked.lines and config.corpus.fim:

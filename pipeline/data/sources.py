@@ -135,6 +135,12 @@ def name_of_source(source: Several, key: str) -> str:
     return f"{key.partition('/')[0]} {part.called}" if source.sources else part.called
 
 
+def label_of_source(source: Several, key: str) -> str:
+    """The same without the folders that lead to it."""
+    part, _ = _part_of(source, key)
+    return f"{key.partition('/')[0]} {Path(part.path).name if part.path else part.called}"
+
+
 def on_bad_row_of(source: Section, key: str) -> str:
     """What becomes of the row under this key where it cannot be used, by the source that it comes from."""
     return (_part_of(source, key)[0] if isinstance(source, Several) else source).on_bad_row

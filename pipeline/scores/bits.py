@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,20 +67,51 @@ def bits_scores(
     return scores
 
 
+def by_source(
+    keys: list[str],
+    label_of: Callable[[str], str],
+    nats: dict[str, np.ndarray],
+    byte_lengths: np.ndarray,
+    texts: list[str],
+    settings: Settings,
+    protocol: str,
+    name: str = NAME,
+) -> list[Score]:
+    """As bits_scores, of the units of each source apart. label_of: names the source that a key comes from."""
+    labels = np.array([label_of(key) for key in keys])
+    scores = []
+    for label in dict.fromkeys(labels.tolist()):
+        own = np.flatnonzero(labels == label)
+        scores += bits_scores(
+            {model: sums[own] for model, sums in nats.items()},
+            byte_lengths[own],
+            [texts[place] for place in own],
+            settings,
+            f"{len(own)} of them from source {label}, of {protocol}",
+            f"{name}, source {label}",
+        )
+    return scores
+
+
 class DocumentBits:
     """Bits per byte on held-out documents drawn by the seed.
 
     Args:
         shard: documents.held_out; rows: its JSON lines {key, text}, in the shard's order.
-        count: documents scored; None: all.
+        count: documents scored; None: all. label_of: names the source that a key comes from; None: there is one.
     """
 
     name, models = "documents", (BASE, FINE_TUNED, PREFERRED, REINFORCED)
 
     def __init__(
-        self, shard: Shard, rows: list[dict[str, Any]], count: int | None, settings: Settings
+        self,
+        shard: Shard,
+        rows: list[dict[str, Any]],
+        count: int | None,
+        settings: Settings,
+        label_of: Callable[[str], str] | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings, self.label_of = settings, label_of
         self.documents = sample_of(shard.documents, count, settings.seed_of("documents"))
         self.rows = [rows[document] for document in self.documents]
         self.byte_lengths = shard.byte_lengths[self.documents]
@@ -101,7 +133,11 @@ class DocumentBits:
     def scores(self, measured: dict[str, list[float]]) -> list[Score]:
         nats = {model: np.array(sums) for model, sums in measured.items()}
         texts = [row["text"] for row in self.rows]
-        return bits_scores(nats, self.byte_lengths, texts, self.settings, self._protocol())
+        given = (nats, self.byte_lengths, texts, self.settings, self._protocol())
+        scores = bits_scores(*given)
+        if self.label_of:
+            scores += by_source([row["key"] for row in self.rows], self.label_of, *given)
+        return scores
 
     def detail(self) -> dict[str, Any]:
         return {

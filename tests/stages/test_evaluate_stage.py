@@ -124,6 +124,25 @@ def test_tasks_of_lm_eval_are_asked_of_every_model(tmp_path, inputs):
     assert {score["count"] for score in written["scores"] if score["name"].startswith("mine")} == {3}
 
 
+def test_bits_of_each_source_add_up_to_those_of_all(tmp_path, inputs):
+    """A corpus of two sources, of which the held-out texts' keys tell which they come from."""
+    lines = [json.loads(line) for line in (inputs["tokenize"] / "documents.held_out.jsonl").read_text().splitlines()]
+    rows = [row | {"key": f"{number % 2}/{row['key']}"} for number, row in enumerate(lines)]
+    write_lines(inputs["tokenize"], "documents", rows)
+    parts = [{"source": "jsonl", "path": str(tmp_path / f"{name}.jsonl")} for name in "ab"]
+    asked = {"functions": 0, "conversations": 0, "multiple_choice": 0}
+    _, written, _ = evaluated(recipe(tmp_path, asked, corpus={"sources": parts}), inputs)
+    found = {(score["name"], score["model"]): score for score in written["scores"]}
+    sizes = [sum(len(row["text"].encode()) for row in rows[number::2]) for number in range(2)]
+    for model in ("base", "fine-tuned"):
+        each = [found[f"bits per byte, source {number} {name}.jsonl", model] for number, name in enumerate("ab")]
+        whole = sum(score["value"] * size for score, size in zip(each, sizes, strict=True)) / sum(sizes)
+        assert found["bits per byte", model]["value"] == pytest.approx(whole, rel=1e-12)
+        assert [score["count"] for score in each] == [2, 2]
+        assert each[0]["value"] != each[1]["value"]
+    assert ("bits per byte, source 1 b.jsonl", "xz -9e") in found
+
+
 def test_details_add_up_to_the_scores(tmp_path, inputs):
     metrics, written, _ = evaluated(recipe(tmp_path), inputs)
     documents, talks = written["detail"]["documents"], written["detail"]["conversations"]
