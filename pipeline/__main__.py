@@ -117,6 +117,15 @@ def _verbs_of_use(verbs: Any) -> None:
     gguf.add_argument("model", help=MODEL)
     gguf.add_argument("out", type=Path, help="a new file, .gguf; NAME.Modelfile, for Ollama, is written beside it")
     gguf.add_argument("--type", default="f16", help="f32, f16, bf16, q8_0, q5_0 or q4_0; default: f16")
+    again = verbs.add_parser(
+        "reproduce", allow_abbrev=False, help="a model's recipe from its card, and whether it fits here"
+    )
+    again.add_argument("model", help=MODEL)
+    again.add_argument("recipe", type=Path, help="a new YAML file")
+    again.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="such as a path that the card leaves out"
+    )
+    again.add_argument("--run", action="store_true", help="make it, and compare the weights")
     runs = verbs.add_parser("runs", allow_abbrev=False, help="runs below a folder: state, size, scores")
     runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="default: runs")
     clean = verbs.add_parser("clean", allow_abbrev=False, help="what of a run can be made again; --yes removes it")
@@ -714,6 +723,17 @@ def _gguf(given: argparse.Namespace) -> int:
     return 0
 
 
+def _reproduce(given: argparse.Namespace) -> int:
+    from pipeline.publish.reproduce import compared, recipe_of
+
+    then, made = recipe_of(given.model, given.recipe, given.overrides)
+    command = ["run", str(given.recipe), *given.overrides]
+    if not given.run:
+        print(f"  make it: headwater {' '.join(command)}")
+        return 0
+    return main(command) or compared(then, made)
+
+
 def _runs(given: argparse.Namespace) -> int:
     from pipeline.run.runs import render, runs_below
 
@@ -740,6 +760,7 @@ VERBS = {
     "compare": _compare,
     "serve": _serve,
     "gguf": _gguf,
+    "reproduce": _reproduce,
     "runs": _runs,
     "clean": _clean,
     "score": _score,

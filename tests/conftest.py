@@ -29,6 +29,7 @@ TOGETHER = {
     "test_corruption.py": "quickstart",
     "test_security.py": "quickstart",
     "test_after_training.py": "quickstart",
+    "test_reproduce.py": "quickstart",
 }
 LONG = ("test_recipes.py", "invariance/", "whole/")  # begin first: nobody waits for one of them at the end
 

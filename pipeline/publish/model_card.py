@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from pipeline.data.config import Preferences
+from pipeline.data.config import Filters, Preferences
 from pipeline.lm.config import LanguageModelConfig, Lora, Tuning
 from pipeline.publish.licences import hub_licence, named
+from pipeline.publish.reproduce import SECTIONS, read_from
 from pipeline.run import artifact
 from pipeline.run.artifact import Artifact
 from pipeline.run.config import identity
@@ -292,7 +293,10 @@ def samples(found: list[dict[str, Any]]) -> str:
 def data(card: Card) -> str:
     export = card.config.export
     note = f"{export.data_note.strip()} " if export.data_note else ""
-    return f"{note}Licence of the data: {named(export.licence)}."
+    tokenized = next((made.metrics for made in card.chain if made.stage == "tokenize"), {})
+    lines = [f"- {name}: {read_from(tokenized[name])}" for name in SECTIONS if name in tokenized]
+    bytes_read = "".join(f"\n{line}" for line in lines)
+    return f"{note}Licence of the data: {named(export.licence)}." + (f"\n{bytes_read}" if lines else "")
 
 
 def settings(config: LanguageModelConfig) -> str:
@@ -301,6 +305,10 @@ def settings(config: LanguageModelConfig) -> str:
     given = (*given, "prompts", "reinforce", "reward_model")
     sections = (*given, "evaluate", *(() if config.reward_model else ("generate",)))
     tree = {name: identity(section) for name in sections if (section := dict(config)[name]) is not None}
+    corpus = tree.get("corpus", {})
+    for place in (corpus, *corpus.get("sources", ())):
+        if place.get("filters") == identity(Filters()):
+            place.pop("filters")  # ten lines that say: none
     if asked := tree.get("evaluate"):
         asked["tasks"] = [Path(name).name for name in asked["tasks"]]
         for place in (asked["general"] or {}, *(asked["general"] or {}).get("sources", ())):
