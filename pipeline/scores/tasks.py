@@ -21,9 +21,8 @@ from pipeline.scores.score import BASE, FINE_TUNED, PREFERRED, PRETRAINED, REINF
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-GRAM = (
-    13  # tokens in a row that a question has in common with training by no chance (GPT-3's appendix C: words)
-)
+_Loader = yaml.BaseLoader  # makes texts of everything, lm-eval's tags for functions among them
+GRAM = 13  # tokens in a row that no question has in common with training by chance (GPT-3's appendix C: words)
 BASE_OF_HASH = np.uint64(0x9E3779B97F4A7C15)
 AT_ONCE = 1 << 22  # tokens of a shard that are hashed at a time
 RESAMPLES = 1000  # behind the standard error of what is no mean
@@ -84,9 +83,7 @@ def _values(given: Any) -> list[Any]:
 
 def _tree(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(
-            file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader
-        )  # leaves lm-eval's tags alone
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"evaluate.tasks: {file}: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("task"), str):
