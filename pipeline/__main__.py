@@ -121,7 +121,7 @@ def _verbs_of_use(verbs: Any) -> None:
         "reproduce", allow_abbrev=False, help="a model's recipe from its card, and whether it fits here"
     )
     again.add_argument("model", help=MODEL)
-    again.add_argument("recipe", type=Path, help="a new YAML file")
+    again.add_argument("out", type=Path, help="a new YAML file")
     again.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="such as a path that the card leaves out"
     )
@@ -726,8 +726,8 @@ def _gguf(given: argparse.Namespace) -> int:
 def _reproduce(given: argparse.Namespace) -> int:
     from pipeline.publish.reproduce import compared, recipe_of
 
-    then, made = recipe_of(given.model, given.recipe, given.overrides)
-    command = ["run", str(given.recipe), *given.overrides]
+    then, made = recipe_of(given.model, given.out, given.overrides)
+    command = ["run", str(given.out), *given.overrides]
     if not given.run:
         print(f"  make it: headwater {' '.join(command)}")
         return 0

@@ -39,7 +39,7 @@ FROZEN = {
     "compare": (["models"], ["--data", "--batch-size", "--seed"]),
     "serve": (["model"], ["--host", "--port"]),
     "gguf": (["model", "out"], ["--type"]),
-    "reproduce": (["model", "recipe", "overrides"], ["--run"]),
+    "reproduce": (["model", "out", "overrides"], ["--run"]),
     "runs": (["folder"], []),
     "clean": (["run"], ["--yes"]),
     "score": (["directory"], ["--data", "--batch-size"]),
