@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.data import rows, stdlib, stdlib_calls, tables
 from pipeline.data.asked import after_headers, asked
-from pipeline.data.config import Chat, ChatSource, Corpus, CorpusSource, Preferences, Prompts, Tables
+from pipeline.data.config import Chat, ChatSource, Corpus, CorpusSource, Filters, Preferences, Prompts, Tables
 from pipeline.data.conversation import Conversation, Document, Preference, Prompt
 from pipeline.data.filters import Filtered, check, kept
 from pipeline.data.formats import Formats
@@ -46,12 +46,7 @@ def documents(
         UserError: nothing at the path, no document in it, or, under on_bad_row: error, a bad row. An empty or
             undecodable file is a bad row, too; an empty module of the standard library is none.
     """
-    filtered = Filtered() if filtered is None else filtered
-    for row in _items_of_parts(corpus, skipped):
-        filters = _part_of(corpus, row.key)[0].filters
-        text = kept(filters, row.key, row.text, filtered)
-        if text is not None:
-            yield dataclasses.replace(row, text=text)
+    yield from _items_of_parts(corpus, skipped, filtered)
 
 
 def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversation]:
@@ -59,10 +54,26 @@ def conversations(chat: Chat, skipped: list[SkippedRow]) -> Iterator[Conversatio
     yield from _items_of_parts(chat, skipped)
 
 
-def _items_of_parts(section: Several, skipped: list[SkippedRow]) -> Iterator[Any]:
+def _items_of_parts(
+    section: Several, skipped: list[SkippedRow], filtered: Filtered | None = None
+) -> Iterator[Any]:
     for number, part in enumerate(section.parts):
-        for row in _items(part, part.most, skipped):
-            yield dataclasses.replace(row, key=f"{number}/{row.key}") if section.sources else row
+        rows = _items(part, part.most, skipped)
+        if section.sources:
+            rows = (dataclasses.replace(row, key=f"{number}/{row.key}") for row in rows)
+        yield from _let_through(rows, part, filtered)
+
+
+def _let_through(rows: Iterator[Any], part: Source, filtered: Filtered | None) -> Iterator[Any]:
+    """The rows that the source's filters leave, masked; where it has none, the rows as they are."""
+    if not isinstance(part, CorpusSource) or part.filters == Filters():
+        yield from rows
+        return
+    taken = Filtered() if filtered is None else filtered
+    for row in rows:
+        text = kept(part.filters, row.key, row.text, taken)
+        if text is not None:
+            yield dataclasses.replace(row, text=text)
 
 
 def preferences(source: Preferences, skipped: list[SkippedRow]) -> Iterator[Preference]:
@@ -88,11 +99,7 @@ def prompts(source: Prompts, skipped: list[SkippedRow]) -> Iterator[Prompt]:
 def held_out_rows(source: Section) -> Iterator[Any]:
     """The rows that are held out, alone; those that cannot be used are left out, as the whole reading says of them."""
     for part in source.parts if isinstance(source, Several) else (source,):
-        for row in _held_out_rows(part):
-            if not isinstance(part, CorpusSource):
-                yield row
-            elif (text := kept(part.filters, row.key, row.text, Filtered())) is not None:
-                yield dataclasses.replace(row, text=text)
+        yield from _let_through(_held_out_rows(part), part, None)
 
 
 def _held_out_rows(source: Source) -> Iterator[Any]:

@@ -91,14 +91,15 @@ class Talk:
     @property
     def said(self) -> Messages:
         """The conversation as a row of training data has it."""
-        first = [{"role": "system", "content": self.system}] if self.system else []
-        return [*first, *self.messages]
+        return self._under(self.messages)
+
+    def _under(self, messages: Messages) -> Messages:
+        return [*([{"role": "system", "content": self.system}] if self.system else []), *messages]
 
     def _prompt(self, messages: Messages) -> list[int]:
         from pipeline.lm.prompts import chat_prompt
 
-        first = [{"role": "system", "content": self.system}] if self.system else []
-        return chat_prompt(self.encoder, [*first, *messages])
+        return chat_prompt(self.encoder, self._under(messages))
 
     def _fit(self, messages: Messages) -> tuple[list[int], Messages]:
         """The prompt's ids and the messages in it: the oldest exchanges go until an answer has room too."""

@@ -223,7 +223,6 @@ def contaminated(
     if not hashes:
         return []
     wanted, owner = np.concatenate(hashes), np.concatenate(owners)
-    seen = np.zeros(len(wanted), bool)
     unique, inverse = np.unique(wanted, return_inverse=True)
     there = np.zeros(len(unique), bool)
     for shard in shards:
@@ -231,8 +230,7 @@ def contaminated(
             place = np.searchsorted(unique, grams)
             place[place == len(unique)] = 0
             there[np.unique(place[unique[place] == grams])] = True
-    seen = there[inverse]
-    return [bool(found) for found in np.bincount(owner[seen], minlength=len(texts))]
+    return [bool(found) for found in np.bincount(owner[there[inverse]], minlength=len(texts))]
 
 
 def _grams_of(shard: Shard) -> Iterator[np.ndarray]:

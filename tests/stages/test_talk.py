@@ -44,6 +44,12 @@ def make_talk(tokenizer):
     return make
 
 
+def interrupted(*_):
+    """In place of `pieces`: Ctrl-C in the middle of an answer."""
+    yield "half"
+    raise KeyboardInterrupt
+
+
 def said(talk, *lines):
     out = io.StringIO()
     chat.chat(talk, iter(lines), out)
@@ -96,10 +102,6 @@ def test_a_retry_that_is_interrupted_leaves_the_answer_there(make_talk, monkeypa
     talk = make_talk()
     said(talk, "what is it?")
     before = list(talk.messages)
-
-    def interrupted(*_):
-        yield "half"
-        raise KeyboardInterrupt
 
     monkeypatch.setattr(chat, "pieces", interrupted)
     said(talk, "/retry")
@@ -196,10 +198,6 @@ def test_interrupt_ends_the_answer_alone(make_talk, monkeypatch):
     talk = make_talk()
     said(talk, "what is it?")
     before = list(talk.messages)
-
-    def interrupted(*_):
-        yield "half"
-        raise KeyboardInterrupt
 
     monkeypatch.setattr(chat, "pieces", interrupted)
     assert said(talk, "and then?") == "half\n(stopped and forgotten)\n"
