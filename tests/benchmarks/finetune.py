@@ -37,7 +37,7 @@ from tests.benchmarks.workload import (
 from tests.chat_templates import tokenizer_of
 
 THREADS, WARMUP, STEPS, REPEATS = 2, 2, 3, 7
-LENGTH, ROWS, CONVERSATIONS, PREPARED = 512, 8, 2_000, 5_000
+LENGTH, ROWS, CONVERSATIONS, PREPARED = 512, 8, 2_000, 100_000
 TEMPLATE = "qwen2_5"
 LORA = Lora(r=16, lora_alpha=32)
 WORDS = "the sky is up and we go home when it rains so what do you say to that".split()
