@@ -78,8 +78,11 @@ def test_a_full_load_is_told_from_an_even_one(split):
                 1e-3  # ties go to the first expert, and the second wins or loses with a token
             )
     batch = collate([split.item(0)])
-    loads = [float(balance_of(net, batch).load_B[0].detach()) for net in (even, full)]
+    found = [balance_of(net, batch) for net in (even, full)]
+    loads = [float(one.load_B[0].detach()) for one in found]
+    least = [float(one.least_B[0].detach()) for one in found]
     assert 1 <= loads[0] < 1.7 and loads[1] == pytest.approx(2)  # one expert is in each pair: 4 x 1 / 2
+    assert 0.3 < least[0] <= 1 and least[1] == 0  # the last expert is in none
 
 
 def trained(split, micro: int, **fields):
@@ -92,7 +95,7 @@ def trained(split, micro: int, **fields):
 def test_how_a_step_is_cut_into_micro_batches_changes_nothing(split):
     (whole, weights), (cut, others) = trained(split, 4), trained(split, 1)
     for one, other in zip(whole, cut, strict=True):
-        for part in ("loss", "cross_entropy", "router_balance", "router_load"):
+        for part in ("loss", "cross_entropy", "router_balance", "router_load", "router_least"):
             sums = (one.sums[f"model/{part}"], other.sums[f"model/{part}"])
             assert sums[0].mean == pytest.approx(sums[1].mean, rel=1e-5)
     for name, tensor in weights.items():

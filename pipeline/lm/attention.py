@@ -9,6 +9,7 @@ value heads, D their width, N documents of the batch, L positions of one documen
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from pipeline.lm.recurrent import MIXER, RECURRENT, as_mask
 from pipeline.run.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,10 +84,12 @@ def packs(asked: bool | str, config: PretrainedConfig) -> bool:
     Raises:
         UserError: packing is asked of layers that cannot keep them apart.
     """
-    mixing = set(kinds_of_layers(config.get_text_config())) - PACKABLE
-    unheard = {"attention_mask", "position_ids"} - inspect.signature(
-        _class_of(config).forward
-    ).parameters.keys()
+    kinds = set(kinds_of_layers(config.get_text_config()))
+    mixing = kinds - PACKABLE
+    if any(MIXER.search(name) for name in vars(sys.modules[_class_of(config).__module__])):
+        mixing -= RECURRENT
+    needed = {"attention_mask"} if kinds <= RECURRENT else {"attention_mask", "position_ids"}
+    unheard = needed - inspect.signature(_class_of(config).forward).parameters.keys()
     if mixing:
         why = f"has {', '.join(sorted(mixing))} layers"
     elif unheard:
@@ -112,7 +116,7 @@ def lacking(attention: str, config: PretrainedConfig, bf16: bool, gpu: bool) -> 
     if attention == "sdpa":
         return None
     taken = model._supports_flash_attn and (model._supports_attention_backend or model._supports_flex_attn)
-    if not taken or set(kinds_of_layers(text)) - FUSED:
+    if not taken or set(kinds_of_layers(text)) - FUSED - RECURRENT:
         return "its layers are not all causal attention, whole or in windows"
     if gpu and not bf16:
         return "on a GPU the variable-length kernel computes in bf16 alone"
@@ -161,19 +165,24 @@ def apart(
 
     boundaries_N: as `boundaries`, for `flash`; None: found here, for which a GPU is waited for.
     """
-    config = model.config.get_text_config()
-    if model.config._attn_implementation.startswith(DOCUMENTS):
-        found = boundaries(document_ids_BT) if boundaries_N is None else boundaries_N
-        return found[None, None, None]  # of four dimensions: handed to every layer as it is
+    config, backend = model.config.get_text_config(), model.config._attn_implementation
     kinds = kinds_of_layers(config)
-    backend = model.config._attn_implementation
-    masks = {
-        kind: isolating_blocks(document_ids_BT, *_reach(config, kind))
-        if backend == IMPLEMENTATIONS["flex"]
-        else isolating_mask(document_ids_BT, backend, model.dtype, *_reach(config, kind))
-        for kind in kinds
-    }
-    return masks if len(kinds) > 1 else masks[kinds[0]]
+    if backend.startswith(DOCUMENTS):
+        found = boundaries(document_ids_BT) if boundaries_N is None else boundaries_N
+        found = found[None, None, None]  # of four dimensions: handed to every layer as it is
+        if not set(kinds) & RECURRENT:
+            return found
+        masks = dict.fromkeys(PACKABLE, found)
+    else:
+        masks = {
+            kind: isolating_blocks(document_ids_BT, *_reach(config, kind))
+            if backend == IMPLEMENTATIONS["flex"]
+            else isolating_mask(document_ids_BT, backend, model.dtype, *_reach(config, kind))
+            for kind in {*kinds, "full_attention"} & PACKABLE
+        }
+    if carried := set(kinds) & RECURRENT:
+        masks |= dict.fromkeys({*carried, "linear_attention"}, as_mask(document_ids_BT))
+    return masks if len(kinds) > 1 or "hybrid" in kinds else masks[kinds[0]]
 
 
 def boundaries(document_ids_BT: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ COMPILE = (
     "to pay for it"
 )
 PACKING = (
-    "several documents a row, each seen alone; false: one a row, of about the same length a step; auto: packed unless "
-    "the model's layers carry state along a row"
+    "several documents a row, each seen alone; false: one a row, of about the same length a step; auto: packed "
+    "unless they would meet in the model's layers"
 )
 
 

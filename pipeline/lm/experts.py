@@ -19,11 +19,12 @@ def balance_weight(config: PretrainedConfig) -> float:
 
 class Balance(NamedTuple):
     """balance_B: the loss, 1 where every expert has the same share of each choice, times the choices of a token;
-    load_B: the largest expert's share over an even one. Both of all layers of a row together.
+    load_B, least_B: the largest and the smallest expert's share over an even one. Of all layers of a row together.
     """
 
     balance_B: Tensor
     load_B: Tensor
+    least_B: Tensor
 
 
 class Routers:
@@ -59,7 +60,8 @@ class Routers:
         tokens_B1 = len(said) * valid_BT1.sum(1)
         experts = chosen_BE.shape[-1]
         balance_B = experts * (chosen_BE / tokens_B1 * (probable_BE / tokens_B1)).sum(-1)
-        return Balance(balance_B, experts * (chosen_BE / tokens_B1).amax(-1) / self.choices)
+        load_BE = experts * chosen_BE / tokens_B1 / self.choices
+        return Balance(balance_B, load_BE.amax(-1), load_BE.amin(-1))
 
     def _hear(self, output: Any, at: int) -> None:
         if self._said is not None:

@@ -5,6 +5,7 @@ Shapes: B rows, T positions, V vocabulary entries.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from pipeline.data.packing import IGNORED, collate
 from pipeline.lm.attention import apart, boundaries, implementation_of, packs
 from pipeline.lm.config import Lora, Pretrain, Reinforce, RewardModel, Tuning
 from pipeline.lm.experts import Balance, balance_weight, routers_of
+from pipeline.lm.isolation import check_isolated
 from pipeline.lm.machine import compiled, kernels
+from pipeline.lm.recurrent import keep_apart
 from pipeline.lm.tuning.freezing import freeze
 from pipeline.lm.tuning.lora import add_adapters
 from pipeline.lm.tuning.quantised import QuantisedLinear, quantise, quantised_layers
@@ -47,6 +50,10 @@ class TokenLoss(nn.Module):
         """packed: rows hold several documents; else one each, and padding behind it, which nothing before it sees."""
         super().__init__()
         self.model, self.packed = model, packed
+        base = getattr(model, "get_base_model", lambda: model)()  # peft's forward names fewer
+        self.positioned = "position_ids" in inspect.signature(base.forward).parameters
+        if packed:
+            keep_apart(model)
         self.routers = routers_of(model)
         if self.routers:
             model.config.output_router_logits = False  # transformers' own balance loss wants another mask
@@ -81,7 +88,7 @@ class TokenLoss(nn.Module):
         rows = {}
         if self.packed:
             mask = apart(self.model, document_ids_BT, boundaries_N)
-            rows = {"attention_mask": mask, "position_ids": position_ids_BT}
+            rows = {"attention_mask": mask} | ({"position_ids": position_ids_BT} if self.positioned else {})
         if self.routers:
             self.routers.listen()
         return self.predicted(dict(input_ids=input_ids_BT, **rows, use_cache=False, return_dict=True))
@@ -227,6 +234,9 @@ class LanguageModel:
         net = self.build()
         self.balance_weight = balance_weight(net.config)
         self.flops_per_sample = flops_per_token(net, self.sequence_length) * self.sequence_length
+        module = self.wrapped(net.train())
+        if self.packed:
+            check_isolated(module)
         if self.noise:
             net.get_input_embeddings().register_forward_hook(partial(_noisy, self.noise))
         if self.training.gradient_checkpointing:
@@ -238,7 +248,7 @@ class LanguageModel:
         if compiled(self.training, self.packed):
             for layer in decoder_layers(net):
                 layer.compile()
-        return {"model": self.wrapped(net.train())}
+        return {"model": module}
 
     def wrapped(self, net: PreTrainedModel) -> TokenLoss:
         """The module whose forward gives what `loss` needs."""
@@ -265,11 +275,11 @@ class LanguageModel:
         if isinstance(found, Tensor):
             return Loss(found)
         # A row's balance counts as much as its supervised tokens do: over a step, and however the step is cut.
-        cross_entropy, (balance_B, load_B) = found
+        cross_entropy, routed = found
         counted_B = counted(batch).sum(1)
-        balance, load = (balance_B * counted_B).sum(), (load_B * counted_B).sum()
-        total = cross_entropy + self.balance_weight * balance
-        parts = {"cross_entropy": cross_entropy, "router_balance": balance, "router_load": load}
+        routers = {f"router_{name[:-2]}": (of_B * counted_B).sum() for name, of_B in routed._asdict().items()}
+        total = cross_entropy + self.balance_weight * routers["router_balance"]
+        parts = {"cross_entropy": cross_entropy} | routers
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def evaluate(self, nets: dict[str, nn.Module], batch: Batch, clock: Clock) -> dict[str, Sum]:
@@ -303,8 +313,12 @@ def size_of(
     lora: Lora | None,
     launch: Launch,
     attention: str,
+    new_tokens: list[int] | None = None,
 ) -> Size:
-    """What training a decoder of this config on this launcher holds and does; counted on an empty model."""
+    """What training a decoder of this config on this launcher holds and does; counted on an empty model.
+
+    new_tokens: as add_adapters has it.
+    """
     scores = isinstance(training, RewardModel)
     auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     with torch.device("meta"):
@@ -315,7 +329,8 @@ def size_of(
         freeze(model, training.freeze)
         if lora and lora.quantisation:
             model = quantise(model, lora)
-        net = add_adapters(model, lora, task_type="SEQ_CLS" if scores else "CAUSAL_LM") if lora else model
+        kind = "SEQ_CLS" if scores else "CAUSAL_LM"
+        net = add_adapters(model, lora, new_tokens, kind) if lora else model
         coded = [layer for _, layer in quantised_layers(net)]
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     moments = moment_bytes(parameter_groups(net, training))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.data.packing import Alone, PackedConversations, PackedDocuments
-from pipeline.lm.attention import PACKABLE, kinds_of_layers, packs
+from pipeline.lm.attention import kinds_of_layers, packs
 from pipeline.lm.config import Finetune, Pretrain
 
 if TYPE_CHECKING:
@@ -41,6 +41,6 @@ def said_of(rows: Rows, config: PretrainedConfig) -> str | None:
     """For the terminal, where rows are not packed: why, and what that costs."""
     if not isinstance(rows, Alone):
         return None
-    mixing = set(kinds_of_layers(config.get_text_config())) - PACKABLE
-    why = f"{', '.join(sorted(mixing))} layers carry state along a row" if mixing else "as asked"
+    kinds = ", ".join(kinds_of_layers(config.get_text_config()))
+    why = "as asked" if packs("auto", config) else f"for its documents would meet in its {kinds} layers"
     return f"one document a row, {why}; {rows.padding:.0%} of the positions are padding, and no layer is compiled"

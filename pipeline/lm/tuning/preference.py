@@ -74,9 +74,9 @@ class PreferenceModel(LanguageModel):
             # A row's balance counts as much as its units do: over a step, and however the step is cut.
             units_R = answers.there_BU.sum(1).repeat_interleave(len(balance[0]) // len(answers.labels))
             units_R = units_R * len(answers.labels) / len(balance[0])
-            even, load = (balance[0] * units_R).sum(), (balance[1] * units_R).sum()
-            parts |= {"preference": total, "router_balance": even, "router_load": load}
-            total = total + self.balance_weight * even
+            routers = {f"router_{name[:-2]}": (of_R * units_R).sum() for name, of_R in balance._asdict().items()}
+            parts |= {"preference": total} | routers
+            total = total + self.balance_weight * routers["router_balance"]
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def terms(self, answers: Answers, batch: Batch) -> Terms:

@@ -49,6 +49,7 @@ def size_before(config: LanguageModelConfig, training: Tuning) -> Size | None:
     from pipeline.lm.attention import chosen_for
     from pipeline.lm.model import build_config, config_of
     from pipeline.lm.recipe import size_of
+    from pipeline.lm.vocabulary import added_ids
 
     base = directory_of(config, "base") / "model"
     if config.model.pretrained and not base.is_dir():
@@ -61,7 +62,8 @@ def size_before(config: LanguageModelConfig, training: Tuning) -> Size | None:
     )
     attention = chosen_for(training, config.model.attention, settings)
     launch = read_launch(config.run)
-    return size_of(settings, training, training.sequence_length, training.lora, launch, attention)
+    new = added_ids(base.parent)
+    return size_of(settings, training, training.sequence_length, training.lora, launch, attention, new)
 
 
 def built(context: Context, base: Path, training: Tuning, attention: str | None = None) -> Any:
