@@ -37,7 +37,7 @@ def run(context: Context) -> dict[str, Any]:
     """Train, then write `model/` (merged, fp32) and, with adapters, `adapter/`."""
     from pipeline.data.shards import Shard, tokenizer_digest
     from pipeline.lm.model import config_of
-    from pipeline.lm.rows import rows_of, said_of
+    from pipeline.lm.rows import rows_of, said_of, say_mixture
     from pipeline.lm.tuning.distillation import recipe_of
     from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
@@ -54,6 +54,7 @@ def run(context: Context) -> dict[str, Any]:
     train, held = rows_of(training, settings, shards)
     if runtime.is_main and (said := said_of(train, settings)):
         context.terminal.write(f"finetune: {said}\n")
+    read = say_mixture(train, training, shards[0], context.terminal) if runtime.is_main else {}
     training = training.over(train.length)
     recipe = recipe_of(
         training,
@@ -70,7 +71,7 @@ def run(context: Context) -> dict[str, Any]:
     trainer = fit(recipe, context, runtime)
     metrics = finished(trainer, context, base, training, held.shard)
     stop_runtime()
-    return metrics
+    return metrics | read
 
 
 if __name__ == "__main__":

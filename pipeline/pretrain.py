@@ -83,7 +83,7 @@ def learn(
     """
     from pipeline.data.shards import Shard, tokenizer_digest
     from pipeline.lm.model import load_tokenizer, load_weights, save_model
-    from pipeline.lm.rows import rows_of, said_of
+    from pipeline.lm.rows import rows_of, said_of, say_mixture
     from pipeline.lm.tuning.distillation import recipe_of
     from pipeline.lm.ulysses import sharing_of
     from pipeline.train.engine import start_runtime, stop_runtime
@@ -98,6 +98,7 @@ def learn(
     train, held = rows_of(training, settings, shards)
     if runtime.is_main and (said := said_of(train, settings)):
         context.terminal.write(f"{context.stage.name}: {said}\n")
+    read = say_mixture(train, training, shards[0], context.terminal) if runtime.is_main else {}
     training = training.over(train.length)
     recipe = recipe_of(
         training,
@@ -122,7 +123,7 @@ def learn(
         metrics |= {"parameters": sum(p.numel() for p in model.parameters())}
     stop_runtime()
     done = {"steps": trainer.updates, "samples": trainer.updates * training.train_batch_size}
-    return metrics | done
+    return metrics | done | read
 
 
 def _settings(context: Context, tokenizer: Any) -> PretrainedConfig:

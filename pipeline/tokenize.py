@@ -188,15 +188,25 @@ def write(
             for split, part in parts.items():
                 for kept, encoded in kind.encode(part):
                     tokens_in[split] += int(encoded.lengths.sum())
-                    judged = (encoded.labels, encoded.margins)
+                    several = bool(getattr(kind.source, "sources", ()))
+                    names = [
+                        sources.name_of_source(kind.source, row.key)
+                        for row in kept
+                        if several or encoded.roles is not None
+                    ]
                     writers[split].add(
-                        encoded.ids, encoded.lengths, encoded.byte_lengths, encoded.targets, *judged
+                        encoded.ids,
+                        encoded.lengths,
+                        encoded.byte_lengths,
+                        encoded.targets,
+                        encoded.labels,
+                        encoded.margins,
+                        names if several else None,
                     )
-                    if split == TRAIN and getattr(kind.source, "sources", ()):
-                        for row, length in zip(kept, encoded.lengths.tolist(), strict=True):
-                            by_source[sources.name_of_source(kind.source, row.key)] += length
+                    if split == TRAIN and several:
+                        for name, length in zip(names, encoded.lengths.tolist(), strict=True):
+                            by_source[name] += length
                     if encoded.roles is not None:
-                        names = [sources.name_of_source(kind.source, row.key) for row in kept]
                         tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
                     if split in lines:
                         lines[split].writelines(as_line(kind.record(row)) for row in kept)

@@ -34,6 +34,7 @@ class Tables(Protocol):
         """Columns that must be there, by the settings that name them."""
 
 
+NAMED = "what a source among several is called in mixtures, scores and reports; none: its number and path"
 Kind = Literal["stdlib", "packages", "text", "dictd", "auto", "jsonl", "json", "csv", "parquet", "datasets"]
 KIND = (
     "kind of source; packages: Python files of installed ones; auto: tables by their files' endings, also .gz, "
@@ -80,6 +81,7 @@ class CorpusSource(Section):
 
     section: ClassVar[str] = "corpus"
     only_named: ClassVar[bool] = True
+    name: str | None = what(None, NAMED)
     source: Kind = what(..., KIND)
     packages: tuple[str, ...] = what(
         (), "packages only: names as they are imported, such as numpy or sympy.ntheory"
@@ -129,10 +131,15 @@ class CorpusSource(Section):
 
 
 def _refuse_both(section: Section, source: type[Section]) -> None:
-    """Raises ValueError where a section with several sources has settings of a single one, too."""
+    """Raises ValueError where a section with several sources has settings of a single one, too, or a name twice."""
     both = section.model_fields_set & source.model_fields.keys() if section.sources else set()
     if both:
         raise ValueError(f"with sources, each has settings of its own: leave out {', '.join(sorted(both))}")
+    if section.name and not section.sources:
+        raise ValueError("name tells several sources apart: leave it out where there is one")
+    names = [part.name for part in section.sources if part.name]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two sources are called {twice!r}: give one of them another name")
 
 
 class Corpus(CorpusSource):
@@ -193,6 +200,7 @@ class ChatSource(Section):
 
     section: ClassVar[str] = "chat"
     only_named: ClassVar[bool] = False
+    name: str | None = what(None, NAMED)
     source: Literal[
         "auto", "jsonl", "json", "csv", "parquet", "datasets", "stdlib_docstrings", "stdlib_calls", "wordnet"
     ] = what(

@@ -1,5 +1,6 @@
 """Token shards on disk: written as a stream, read through a memory map, tied to the tokenizer that made them."""
 
+import copy
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +45,7 @@ class ShardWriter:
         self.directory, self.name = Path(directory), name
         self.vocabulary_size, self.tokenizer_sha256 = vocabulary_size, tokenizer_sha256
         self.documents = self.tokens = self.bytes = self.targets = 0
+        self.sources: dict[str, int] = {}  # documents by name of source, in the shard's order
         self._dtype = token_dtype(vocabulary_size)
         self._lengths: list[np.ndarray] = []
         self._byte_lengths: list[np.ndarray] = []
@@ -72,6 +74,7 @@ class ShardWriter:
         targets: np.ndarray | None = None,
         labels: np.ndarray | None = None,
         margins: np.ndarray | None = None,
+        sources: list[str] | None = None,
     ) -> None:
         """Append documents.
 
@@ -82,6 +85,7 @@ class ShardWriter:
             targets: 1 where the token is supervised, or fp32 weights, [N]; given for every call of a shard or for none.
             labels: uint8, of judged answers, [D]; likewise.
             margins: fp32, of the pair that each judged answer is in, [D]; None: 0.
+            sources: the name of each document's source, [D]; those of a source come one after the other.
 
         Raises:
             UserError: more different weights than a byte can tell apart.
@@ -100,6 +104,9 @@ class ShardWriter:
             assert len(labels) == len(lengths), "one label a document"
             self._labels.append(labels.astype(np.uint8))
             self._margins.append(np.zeros(len(labels), np.float32) if margins is None else margins)
+        for source in sources or ():
+            assert source in (*self.sources, source)[-2:], f"documents of {source} stand apart"
+            self.sources[source] = self.sources.get(source, 0) + 1
         self._lengths.append(lengths.astype(np.int64))
         self._byte_lengths.append(byte_lengths.astype(np.int64))
         self.documents += len(lengths)
@@ -147,6 +154,7 @@ class ShardWriter:
             "has_margins": bool(self._labels),
             "targets": self.targets,
             "weights": self.weights,
+            "sources": list(self.sources.items()),
             "vocabulary_size": self.vocabulary_size,
             "tokenizer_sha256": self.tokenizer_sha256,
         }
@@ -162,7 +170,7 @@ class ShardWriter:
 class Shard:
     """A finished shard, memory-mapped: opening costs no reading of tokens, and processes share the pages.
 
-    documents, tokens_total, bytes_total, vocabulary_size: counts.
+    documents, tokens_total, bytes_total, vocabulary_size: counts. sources: documents of each of several, in order.
     tokens: all documents one after the other, uint16 or uint32 [tokens_total].
     targets: uint8 [tokens_total], 0 where a token is not supervised, or None in a shard without supervision.
     weights: fp32, what each value of `targets` stands for: 0, 1, and others where messages have weights.
@@ -177,6 +185,7 @@ class Shard:
         self.tokens_total: int = header["tokens"]
         self.bytes_total: int = header["bytes"]
         self.vocabulary_size: int = header["vocabulary_size"]
+        self.sources: dict[str, int] = dict(header["sources"])
         self.tokens = self._map("tokens.bin", np.dtype(header["dtype"]))
         self.targets = self._map("targets.bin", np.dtype(np.uint8)) if header["has_targets"] else None
         self.weights = np.array(header["weights"], np.float32)
@@ -212,6 +221,19 @@ class Shard:
                 "way out: run the tokenize stage again with this tokenizer"
             )
         return cls(directory, name, header)
+
+    def parts(self) -> dict[str, "Shard"]:
+        """The documents of each source, as a shard of its own over the same files."""
+        ends = np.cumsum([0, *self.sources.values()]).tolist()
+        return {name: self._part(*ends[number : number + 2]) for number, name in enumerate(self.sources)}
+
+    def _part(self, first: int, last: int) -> "Shard":
+        part = copy.copy(self)
+        part.documents, part.sources = last - first, {}
+        part.offsets, part.byte_lengths = self.offsets[first : last + 1], self.byte_lengths[first:last]
+        part.tokens_total = int(part.offsets[-1] - part.offsets[0])
+        part.bytes_total = int(part.byte_lengths.sum())
+        return part
 
     def __reduce__(self) -> tuple:
         """Pickle as a path: a spawned data worker maps the files again instead of receiving every token."""

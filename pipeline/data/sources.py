@@ -139,13 +139,13 @@ def repeats_of(source: Section, key: str) -> int:
 def name_of_source(source: Several, key: str) -> str:
     """Which of a section's sources the row under this key comes from, in a few words."""
     part, _ = _part_of(source, key)
-    return f"{key.partition('/')[0]} {part.called}" if source.sources else part.called
+    return part.name or (f"{key.partition('/')[0]} {part.called}" if source.sources else part.called)
 
 
 def label_of_source(source: Several, key: str) -> str:
     """The same without the folders that lead to it."""
     part, _ = _part_of(source, key)
-    return f"{key.partition('/')[0]} {Path(part.path).name if part.path else part.called}"
+    return part.name or f"{key.partition('/')[0]} {Path(part.path).name if part.path else part.called}"
 
 
 def on_bad_row_of(source: Section, key: str) -> str:

@@ -1,6 +1,7 @@
 """The sections of a language-model recipe, in the order in which its stages use them."""
 
 import math
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -8,6 +9,7 @@ from typing_extensions import Self
 
 from pipeline.data.config import Chat, Corpus, Preferences, Prompts
 from pipeline.run.config import Run, Section, Training, how, what
+from pipeline.run.errors import nearest
 from pipeline.run.plan import check_optimizer
 
 COMPILE = (
@@ -150,10 +152,58 @@ class Teacher(Section):
     )
 
 
+class Phase(Section):
+    """How much of a part of training each source of the data is."""
+
+    until: int | None = what(None, "the optimizer step that it ends with; none: the last one", ge=1)
+    weights: dict[str, float] = what({}, "by name of source, summing to 1; a source that is not named is left out")
+    by: Literal["tokens", "documents"] = what("tokens", "what the weights are shares of")
+    temperature: float | None = what(
+        None, "in place of weights: shares in proportion to tokens ** (1 / temperature); 1: as they are", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Phase":
+        if (self.temperature is None) == (not self.weights):
+            raise ValueError("give weights or temperature: one of them says how much each source is")
+        if negative := next((name for name, weight in self.weights.items() if weight < 0), None):
+            raise ValueError(f"the weight of {negative} is below 0")
+        if self.weights and abs((total := sum(self.weights.values())) - 1) > 1e-6:
+            raise ValueError(f"the weights sum to {total:g}\nexpected: 1")
+        return self
+
+
+def check_phases(phases: tuple[Phase, ...], steps: int | None, names: list[str | None]) -> None:
+    """Raises ValueError where phases do not follow one another up to the last step, or name no source."""
+    if not phases:
+        return
+    if None in names or len(names) < 2:
+        raise ValueError("a mixture is of several sources: give sources, and each of them a name")
+    if steps is None:
+        raise ValueError("a mixture has no epochs of its own: give max_steps in place of num_train_epochs")
+    *ends, last = (phase.until for phase in phases)
+    if last is not None or None in ends or any(a >= b for a, b in pairwise([0, *ends, steps])):
+        raise ValueError(
+            f"phases end with steps {', '.join(str(end or '(none)') for end in (*ends, last))} of {steps}\n"
+            "expected: each after the one before, and the last with the run, without until"
+        )
+    unknown = next((name for phase in phases for name in phase.weights if name not in names), None)
+    if unknown:
+        raise ValueError(f"no source is called {unknown!r}\n{nearest(unknown, names)}")
+
+
+MIXTURE = (
+    "shares of the named sources, one phase or several that end with a step; none: each row is drawn from all of them"
+)
+MOST_EPOCHS = "refuse a mixture that reads a source more often than this; none: it is said"
+
+
 class Pretrain(Lasting):
     """Next-token training on the packed documents."""
 
     section: ClassVar[str] = "pretrain"
+    mixture: tuple[Phase, ...] = what((), MIXTURE)
+    max_source_epochs: float | None = how(None, MOST_EPOCHS, gt=0)
     teacher: Teacher | None = what(None, "distillation; none: the text alone is learnt")
 
     torch_compile: bool | Literal["auto"] = how("auto", COMPILE)
@@ -223,6 +273,8 @@ class Finetune(Tuning):
     """Supervised fine-tuning on conversations."""
 
     section: ClassVar[str] = "finetune"
+    mixture: tuple[Phase, ...] = what((), MIXTURE)
+    max_source_epochs: float | None = how(None, MOST_EPOCHS, gt=0)
     teacher: Teacher | None = what(None, "distillation; none: the answers alone are learnt")
 
     on_long: Literal["error", "truncate", "drop"] = what(
@@ -473,6 +525,9 @@ class LanguageModelConfig(Section):
             raise ValueError("a model from scratch needs the sections tokenizer and pretrain")
         if self.model.pretrained and self.tokenizer:
             raise ValueError("a pretrained model brings its own tokenizer: leave out the tokenizer section")
+        for training, data in ((self.pretrain, self.corpus), (self.finetune, self.chat)):
+            if training and data:
+                check_phases(training.mixture, training.max_steps, [part.name for part in data.sources])
         if not self.trainings:
             raise ValueError("nothing is trained: give pretrain, finetune, prefer, reward_model or reinforce")
         return self
