@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.data import sources
 from pipeline.data.config import Chat, ChatSource, Corpus
+from pipeline.data.encoding import Encoding
 from pipeline.data.kinds import Documents, Kind, Row, Skipped, kinds
 from pipeline.data.ledger import Ledger
 from pipeline.data.overlap import Alike, Near, Sieve, digest
@@ -167,6 +168,8 @@ def write(
     tokens_in = dict.fromkeys(SPLITS, 0)
     by_source: Counter[str] = Counter()
     sieve = _sieve(kind, context.terminal)
+    kept = context.out.with_name(f"{context.out.name}.{kind.name}")
+    encoding = Encoding(kind, kept, [tokenizer_sha256], tokenizer_directory(context.inputs))
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -180,39 +183,43 @@ def write(
             )
             for split in kind.recorded
         }
-        for rows in batches(bar(kind.rows(), kind.name, context.terminal), kind.size, kind.batch_characters):
-            parts = divide(rows, kind.source)
-            parts[TRAIN] = [
-                row for row in sieve(parts[TRAIN]) for _ in range(sources.repeats_of(kind.source, row.key))
-            ]
-            for split, part in parts.items():
-                for kept, encoded in kind.encode(part):
-                    tokens_in[split] += int(encoded.lengths.sum())
-                    several = bool(getattr(kind.source, "sources", ()))
-                    names = [
-                        sources.name_of_source(kind.source, row.key)
-                        for row in kept
-                        if several or encoded.roles is not None
-                    ]
-                    writers[split].add(
-                        encoded.ids,
-                        encoded.lengths,
-                        encoded.byte_lengths,
-                        encoded.targets,
-                        encoded.labels,
-                        encoded.margins,
-                        names if several else None,
-                    )
-                    if split == TRAIN and several:
-                        for name, length in zip(names, encoded.lengths.tolist(), strict=True):
-                            by_source[name] += length
-                    if encoded.roles is not None:
-                        tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
-                    if split in lines:
-                        lines[split].writelines(as_line(kind.record(row)) for row in kept)
+        several = bool(getattr(kind.source, "sources", ()))
+        for split, rows, work in encoding.over(_parts(kind, sieve, context.terminal)):
+            for places, encoded in work.parts:
+                kept = [rows[place] for place in places]
+                tokens_in[split] += int(encoded.lengths.sum())
+                named = several or encoded.roles is not None
+                names = [sources.name_of_source(kind.source, row.key) for row in kept] if named else []
+                writers[split].add(
+                    encoded.ids,
+                    encoded.lengths,
+                    encoded.byte_lengths,
+                    encoded.targets,
+                    encoded.labels,
+                    encoded.margins,
+                    names if several else None,
+                )
+                if split == TRAIN and several:
+                    for name, length in zip(names, encoded.lengths.tolist(), strict=True):
+                        by_source[name] += length
+                if encoded.roles is not None:
+                    tallies[split].add(names, encoded.lengths, encoded.roles, encoded.targets)
+                if split in lines:
+                    lines[split].writelines(as_line(kind.record(row)) for row in kept)
+    encoding.done()
     total = sum(by_source.values())
     shares = {f"training tokens of source {name}, {n / total:.3f} of all": n for name, n in by_source.items()}
     return tokens_in, sieve.notes | shares
+
+
+def _parts(kind: Kind, sieve: Sieve, terminal: TextIO) -> Iterator[tuple[str, list[Row]]]:
+    """(split, rows) batch by batch: what is held out, and what is left of the rest, as often as it is to be there."""
+    for rows in batches(bar(kind.rows(), kind.name, terminal), kind.size, kind.batch_characters):
+        parts = divide(rows, kind.source)
+        parts[TRAIN] = [
+            row for row in sieve(parts[TRAIN]) for _ in range(sources.repeats_of(kind.source, row.key))
+        ]
+        yield from ((split, part) for split, part in parts.items() if part)
 
 
 def _sieve(kind: Kind, terminal: TextIO) -> Sieve:

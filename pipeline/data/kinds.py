@@ -144,7 +144,7 @@ class Conversations:
 
     name, section = "conversations", "chat"
     recorded = ("held_out",)
-    batch_characters = 4_000_000  # many small Python objects a character
+    batch_characters = 1_000_000  # seconds: processes share them out
 
     def __init__(self, chat: Chat, tokenizer: "PreTrainedTokenizerFast", skipped: Skipped) -> None:
         self.source, self.skipped = chat, skipped
@@ -186,6 +186,20 @@ class Conversations:
             f"conversations made {self._rows} rows: later turns change how the template writes earlier ones"
         )
         return self.encoder.template.notes | ({words: self._several} if self._several else {})
+
+    def said(self) -> tuple[dict[str, int], tuple[int, int]]:
+        """What was said of rows since the last time, and forget it."""
+        found = dict(self.encoder.template.notes), (self._several, self._rows)
+        self.encoder.template.notes.clear()
+        self._several = self._rows = 0
+        return found
+
+    def hear(self, notes: dict[str, int], several: tuple[int, int]) -> None:
+        """Count what was said of rows elsewhere."""
+        mine = self.encoder.template.notes
+        for words, count in notes.items():
+            mine[words] = mine.get(words, 0) + count
+        self._several, self._rows = self._several + several[0], self._rows + several[1]
 
     def _encode(self, laid_out: list[tuple]) -> Encoded:
         return self.encoder.encode([layout for _, layout in laid_out])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from pipeline import tokenize
 from pipeline.data import sources
 from pipeline.data.chat import separators
-from pipeline.data.kinds import enclose
+from pipeline.data.config import Chat
+from pipeline.data.conversation import Conversation
+from pipeline.data.encoding import Encoding
+from pipeline.data.kinds import Conversations, enclose
 from pipeline.data.shards import Shard, tokenizer_digest
 from pipeline.lm.config import LanguageModelConfig
 from pipeline.run.errors import UserError
@@ -129,11 +133,71 @@ def test_two_runs_write_the_same_bytes(run_stage, tmp_path):
 def test_small_batches_write_the_same_bytes(run_stage, tmp_path, monkeypatch):
     _, out = run_stage()
     out.rename(tmp_path / "first")
-    monkeypatch.setattr("pipeline.data.kinds.Documents.batch_characters", 50)
-    monkeypatch.setattr("pipeline.data.kinds.Conversations.batch_characters", 50)
+    in_small_batches(monkeypatch, processes=1)
     _, out = run_stage()
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+def in_small_batches(monkeypatch, processes: int) -> None:
+    monkeypatch.setattr("pipeline.data.kinds.Documents.batch_characters", 50)
+    monkeypatch.setattr("pipeline.data.kinds.Conversations.batch_characters", 50)
+    monkeypatch.setattr("pipeline.data.encoding.MOST", processes)
+
+
+def test_processes_write_the_same_bytes_as_one(run_stage, tmp_path, monkeypatch):
+    """Rows that are refused while they are encoded, in two of the batches, are listed in the same order, too."""
+    thinking = [{**CONVERSATIONS[0][1], "reasoning_content": f"hm {n}"} for n in range(2)]
+    refused = [[CONVERSATIONS[0][0], answer] for answer in thinking]
+    conversations = [*CONVERSATIONS[:12], refused[0], *CONVERSATIONS[12:], refused[1], [{"role": "user"}]]
+    found = []
+    for processes in (1, 2):
+        in_small_batches(monkeypatch, processes)
+        _, out = run_stage(conversations=conversations, on_bad_row="skip")
+        found.append(out.rename(tmp_path / f"by {processes}"))
+    assert len(read_lines(found[0] / "skipped.jsonl")) == 3
+    assert {path.name for path in found[0].iterdir()} == {path.name for path in found[1].iterdir()}
+    for path in found[0].iterdir():
+        assert path.read_bytes() == (found[1] / path.name).read_bytes(), path.name
+
+
+def test_a_stage_that_was_stopped_goes_on_with_the_batches_that_it_had(run_stage, tmp_path, monkeypatch):
+    _, out = run_stage()
+    out.rename(tmp_path / "first")
+    in_small_batches(monkeypatch, processes=1)
+    encode, encoded = Conversations._encode, []
+
+    def counting(kind, rows):
+        encoded.append(len(rows))
+        if len(encoded) == 6:
+            raise SystemExit  # as a signal does
+        return encode(kind, rows)
+
+    monkeypatch.setattr(Conversations, "_encode", counting)
+    with pytest.raises(SystemExit):
+        run_stage()
+    shutil.rmtree(tmp_path / "out")  # as the next attempt does
+    kept = sorted((tmp_path / "out.conversations").glob("*.npz"))
+    assert len(kept) == 5 and not list(tmp_path.glob("out.documents"))
+    kept[0].write_bytes(kept[0].read_bytes()[:-40])  # a disk that lost its end
+    missing = len(CONVERSATIONS) - sum(encoded[:5])
+    encoded[:] = [0] * 6
+    _, out = run_stage()
+    assert missing < sum(encoded) <= missing + 5, "what was lost is encoded again, and no other batch"
+    assert not list(tmp_path.glob("out.*")), "what was kept is gone with the stage's end"
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+
+
+def test_batches_of_another_tokenizer_or_section_are_not_taken(tmp_path, ours):
+    def digest_of(tokenizer: str, **fields) -> str:
+        chat = Chat(path="x.jsonl", **fields)
+        kind = Conversations(chat, ours, [])
+        [row] = [Conversation("a", tuple(CONVERSATIONS[0]))]
+        return Encoding(kind, tmp_path, [tokenizer], tmp_path)._digest([row])
+
+    found = [digest_of("a"), digest_of("b"), digest_of("a", loss="all"), digest_of("a")]
+    assert found[0] == found[3] and len({*found}) == 3
 
 
 @pytest.mark.parametrize("bad", [[{"role": "user", "content": "so?"}], [{"role": "robot", "content": "so"}]])
