@@ -369,8 +369,8 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     from pipeline.run.artifact import read
     from pipeline.run.launch import launch_command, launch_environment, read_launch
     from pipeline.run.machine import precision_of
-    from pipeline.run.stage import decisions, directory_of, refuse_to_make
-    from pipeline.run.supervise import run_process
+    from pipeline.run.stage import checkpoints_of, decisions, directory_of, refuse_to_make
+    from pipeline.run.supervise import FAILURES, give_up, run_process
 
     decided = decisions(config, stages)
     refuse_to_make(stage.name, stages, decided)
@@ -395,36 +395,38 @@ def _run_stage(config: Any, stages: tuple, stage: Any, given: argparse.Namespace
     else:
         code, stopped = run_process(command, log, launch_environment(launch))
     if code:
-        return _say_why(stage.name, logs, code, stopped)
+        ended, said = _say_why(stage.name, logs, code, stopped)
+        return give_up(checkpoints_of(config, stage.name), said, ended) if launch else ended
     made = read(directory_of(config, stage.name))
     assert made is not None, f"{stage.name} ended well and published nothing"
+    (checkpoints_of(config, stage.name) / FAILURES).unlink(missing_ok=True)
     print(f"{stage.name}: done in {made.made['seconds']:.0f} s", flush=True)
     return 0
 
 
-def _say_why(name: str, logs: Path, code: int, stopped: bool) -> int:
-    """Print a stage's own error, and return its exit code rather than its launcher's."""
+def _say_why(name: str, logs: Path, code: int, stopped: bool) -> tuple[int, str]:
+    """Print a stage's own error; its exit code rather than its launcher's, and what was wrong in a line."""
     error = logs / f"{name}.error"
     if error.is_file():
         first, _, text = error.read_text().partition("\n")
         print(f"error: {name}: {text.strip()}", file=sys.stderr)
-        return int(first)
+        return int(first), text.strip().partition("\n")[0]
     if stopped:
         print(f"{name}: stopped on request; the same command goes on from here", file=sys.stderr)
-        return 3
+        return 3, "stopped"
     if code < 0:
         why = "out of memory, or by hand" if -code == signal.SIGKILL else f"{logs / name}.log"
         print(
             f"error: {name} was killed by {signal.Signals(-code).name}: {why}; the same command goes on from here",
             file=sys.stderr,
         )
-        return 1
+        return 1, f"killed by {signal.Signals(-code).name}"
     tail = "\n".join((logs / f"{name}.launch.log").read_text().splitlines()[-20:])
     print(
         f"error: {name} ended with code {code} and left no message; {logs / name}.log\n{tail}",
         file=sys.stderr,
     )
-    return 1
+    return 1, f"ended with code {code}"
 
 
 def _stage(given: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import platform
 import re
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run.errors import UserError
+from pipeline.run.files import write_json
 
+TIMES, FAILURES = 3, "failures.json"  # how often a stage may fail in one way, and where that is counted
 SECOND_SECONDS = 2.0  # apart, two requests to stop are two: one Ctrl-C reaches a process by several ways
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 # Gloo's and NCCL's words for a neighbour that left (torch 2.13).
@@ -82,6 +85,28 @@ def follow_parent(number: int = signal.SIGKILL) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, number)
+
+
+def give_up(checkpoints: Path, said: str, code: int) -> int:
+    """The exit code of a training stage that ended with `code`: 2, which no scheduler repeats, and a line why, where it
+    is the third time that it failed in the same words without coming to another checkpoint. The next three count anew.
+    """
+    tally = checkpoints / FAILURES
+    if code != 1 or not checkpoints.is_dir():
+        return code
+    last = max((path.name for path in checkpoints.glob("step-*")), default="the beginning")
+    now = {"from": last, "said": said}
+    before = json.loads(tally.read_text()) if tally.is_file() else []
+    same = [*(before if before and before[-1] == now else []), now]
+    if len(same) < TIMES:
+        write_json(tally, same)
+        return code
+    tally.unlink()
+    print(
+        f"error: {TIMES} attempts from {last} ended in the same way: another one will, too, until something is changed",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def peers() -> list[tuple[int, Any]]:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.run.errors import Interrupted
-from pipeline.run.supervise import LOST, lost_peers
+from pipeline.run.supervise import FAILURES, LOST, give_up, lost_peers
 from pipeline.run.terminal import leave_word, report_error
 from pipeline.train.engine import NonFinite
 from pipeline.train.fit import fit
@@ -178,3 +178,19 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path, capsys):
         "way out: make room or mend it; the same command goes on from what is whole",
     ]
     assert json.loads((tmp_path / "train.error").read_text().splitlines()[0]) == 2
+
+
+def test_the_third_failure_of_one_kind_from_one_checkpoint_is_the_last(tmp_path, capsys):
+    """Catches a job that a scheduler starts again for ever, and one given up though it gets further each time."""
+    (tmp_path / "step-00000010").mkdir()
+    assert [give_up(tmp_path, "no memory", 1) for _ in range(2)] == [1, 1]
+    assert give_up(tmp_path, "killed by SIGKILL", 1) == 1  # another kind: counted anew
+    assert [give_up(tmp_path, "no memory", code) for code in (1, 3, 1)] == [1, 3, 1]  # a request to stop is no failure
+    (tmp_path / "step-00000020").mkdir()
+    assert [give_up(tmp_path, "no memory", 1) for _ in range(2)] == [1, 1]
+    assert capsys.readouterr().err == ""
+    assert give_up(tmp_path, "no memory", 1) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "3 attempts from step-00000020 ended in the same way" in said
+    assert not (tmp_path / FAILURES).exists() and give_up(tmp_path, "no memory", 1) == 1
+    assert give_up(tmp_path / "none", "no memory", 1) == 1

@@ -1,5 +1,6 @@
 """What tests of the whole command share: the quickstart in miniature, `headwater` as a process, what a folder holds."""
 
+import io
 import json
 import os
 import signal
@@ -7,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.__main__ import main
 from tests.helpers import ROOT, outputs
 
 RECIPE = "recipes/llm/quickstart.yaml"
@@ -91,6 +94,22 @@ def headwater(*arguments: str, until: Callable[[], bool] | None = None, stop: in
         time.sleep(0.005)
     out, err = outputs(process, 240)
     return Done(process.returncode, out, err, time.perf_counter() - started)
+
+
+def headwater_here(*arguments: str) -> Done:
+    """The command in this process, whose libraries are loaded: for what ends before it starts another process."""
+    out, err, started = io.StringIO(), io.StringIO(), time.perf_counter()
+    before, place = dict(os.environ), Path.cwd()
+    os.environ.update(ENVIRONMENT)
+    os.chdir(ROOT)
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(list(arguments))
+    finally:
+        os.chdir(place)
+        os.environ.clear()
+        os.environ.update(before)
+    return Done(code, out.getvalue(), err.getvalue(), time.perf_counter() - started)
 
 
 def run_miniature(output: Path, *more: str, **stopping) -> Done:

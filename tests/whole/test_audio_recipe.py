@@ -10,7 +10,7 @@ import soundfile
 from pipeline.run.artifact import verify_chain
 from recipes.wavenet.generate import read_wav
 from tests.audio.conftest import tone
-from tests.whole.command import headwater, manifest
+from tests.whole.command import headwater, headwater_here, manifest
 
 SHORT = (
     "data.source=folder",
@@ -95,7 +95,7 @@ def test_it_is_up_to_date_until_a_clip_changes(finished):
     before = clip.read_bytes()
     soundfile.write(clip, np.full(400, 0.1), 2000)
     try:
-        told = headwater("run", *words, "--dry-run").out
+        told = headwater_here("run", *words, "--dry-run").out
     finally:
         clip.write_bytes(before)
     assert re.search(r"prepare +conflict +changed since: low/1.wav", told)
@@ -113,6 +113,6 @@ def test_it_is_up_to_date_until_a_clip_changes(finished):
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(finished, tmp_path, change, said):
     words, _, _ = finished
-    done = headwater("run", *words, change, f"run.output_dir={tmp_path / 'run'}")
+    done = headwater_here("run", *words, change, f"run.output_dir={tmp_path / 'run'}")
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.run.artifact import verify_chain
 from tests.captioning.cases import SMALL
-from tests.whole.command import headwater, manifest
+from tests.whole.command import headwater, headwater_here, manifest
 
 SHORT = (
     *SMALL,
@@ -70,6 +70,6 @@ def test_a_picture_of_ones_own_gets_a_caption(finished):
 
 def test_the_same_command_again_does_nothing(finished):
     words, _, _ = finished
-    done = headwater("run", *words)
+    done = headwater_here("run", *words)
     assert done.code == 0
     assert "all 7 stages" in done.out and "nothing to do" in done.out

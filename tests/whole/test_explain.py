@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from tests.whole.command import headwater
+from tests.whole.command import headwater, headwater_here
 
 TEXT = "def mean(values):\n    return sum(values) / len(values)"
 
@@ -45,10 +45,10 @@ def test_what_cannot_be_explained_is_refused(finished, tmp_path):
     run, _ = finished
     out = tmp_path / "explained.html"
     for text, said in (("", "tokens\nexpected: 2 to"), ("a b c d e f g h " * 200, "tokens\nexpected: 2 to")):
-        done = headwater("explain", str(run), text, str(out))
+        done = headwater_here("explain", str(run), text, str(out))
         assert done.code == 2 and said in done.err and not out.exists()
     out.write_text("mine")
-    done = headwater("explain", str(run), TEXT, str(out))
+    done = headwater_here("explain", str(run), TEXT, str(out))
     assert done.code == 2 and "is there already" in done.err and out.read_text() == "mine"
-    done = headwater("explain", str(tmp_path / "nothing"), TEXT, str(tmp_path / "x.html"))
+    done = headwater_here("explain", str(tmp_path / "nothing"), TEXT, str(tmp_path / "x.html"))
     assert done.code == 2 and "no run at" in done.err

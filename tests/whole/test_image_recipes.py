@@ -12,7 +12,7 @@ from pipeline.run.artifact import verify_chain
 from pipeline.run.stage import open_recipe
 from recipes.common.export import compare, drawn_afresh
 from tests.exhaustive import exhaustive
-from tests.whole.command import ROOT, headwater, listing, manifest
+from tests.whole.command import ROOT, headwater, headwater_here, listing, manifest
 
 # diffusers 0.42 turns tensors into arrays in numpy's old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -50,7 +50,12 @@ def short(family: str, output: Path, *more: str) -> list[str]:
     return [f"recipes/{family}/digits.yaml", f"run.output_dir={output}", *loops, *OWN[family], *more]
 
 
-@pytest.fixture(scope="module", params=list(OWN))
+# One of one net and one of two. The others have the same stages, their nets are asked in tests/test_recipes.py, and
+# tests of pictures from words and of designs run a diffusion model's.
+FAMILIES = ["vae", "gan", *(exhaustive(name) for name in ("diffusion", "pixelcnn"))]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def finished(request, tmp_path_factory):
     """(family, the directory of its run, how the command ended)."""
     output = tmp_path_factory.mktemp(request.param) / "run"
@@ -90,7 +95,7 @@ def test_the_same_command_again_does_nothing(finished):
 
 def test_a_use_leaves_the_finished_stages_as_they_are_and_is_the_next_to_be_made(finished):
     family, output, _ = finished
-    done = headwater("run", *short(family, output, *USE), "--dry-run")
+    done = headwater_here("run", *short(family, output, *USE), "--dry-run")
     assert done.code == 0, done.err
     decided = {line.split()[0]: line.split()[1] for line in done.out.splitlines()}
     assert {stage for stage, decision in decided.items() if decision == "run"} == {"utility"}
@@ -124,7 +129,7 @@ def test_the_report_shows_sheets_scores_and_the_pictures_over_training(finished)
 
 def test_the_plan_knows_the_size_of_both_trainings(finished):
     family, output, _ = finished
-    done = headwater("plan", *short(family, output.parent / "elsewhere"))
+    done = headwater_here("plan", *short(family, output.parent / "elsewhere"))
     assert done.code == 0, done.err
     assert done.out.count("parameters: ") == 2 and not (output.parent / "elsewhere").exists()
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pipeline.lm.model import save_model
 from pipeline.run.artifact import verify_chain
 from tests.stages.tiny_model import make_model, make_tokenizer
-from tests.whole.command import headwater, manifest
+from tests.whole.command import headwater, headwater_here, manifest
 from tests.whole.test_preferences import SECTIONS, write_rows
 
 
@@ -113,13 +113,13 @@ def test_score_counts_the_pairs_that_it_ranks_right(finished, tmp_path):
 def test_a_row_without_answers_is_refused_by_its_line(finished, tmp_path, row, said):
     _, output, _ = finished
     (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n")
-    done = headwater("score", str(output), "--data", str(tmp_path / "bad.jsonl"))
+    done = headwater_here("score", str(output), "--data", str(tmp_path / "bad.jsonl"))
     assert done.code == 2 and said in done.err and "bad.jsonl:1" in done.err and "Traceback" not in done.err
 
 
 def test_a_model_that_writes_is_no_reward_model(finished, tmp_path):
     _, output, _ = finished
-    done = headwater("score", str(output / "base" / "model"), "--data", str(output.parent / "rows.jsonl"))
+    done = headwater_here("score", str(output / "base" / "model"), "--data", str(output.parent / "rows.jsonl"))
     assert done.code == 2 and "no reward model in" in done.err
 
 
@@ -127,7 +127,7 @@ def test_a_classifier_of_two_is_no_reward_model(finished, tmp_path):
     _, output, _ = finished
     two = AutoModelForSequenceClassification.from_pretrained(output / "base" / "model", num_labels=2)
     two.save_pretrained(tmp_path / "two")
-    done = headwater("score", str(tmp_path / "two"), "--data", str(output.parent / "rows.jsonl"))
+    done = headwater_here("score", str(tmp_path / "two"), "--data", str(output.parent / "rows.jsonl"))
     assert done.code == 2 and "tells 2 classes apart" in done.err
 
 
@@ -146,7 +146,7 @@ REFUSED = {
 @pytest.mark.parametrize(("changes", "more", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, changes, more, said):
     words = write_recipe(tmp_path, write_rows(tmp_path / "rows.jsonl", False), more, **changes)
-    done = headwater("run", *words)
+    done = headwater_here("run", *words)
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from pipeline.lm.model import save_model
 from pipeline.run.artifact import verify_chain
 from tests.stages.tiny_model import make_model, make_tokenizer
-from tests.whole.command import headwater, manifest
+from tests.whole.command import headwater, headwater_here, manifest
 
 SHORT = """
 def judge(completion, prompt, wanted):
@@ -114,13 +114,13 @@ def test_a_reward_that_fails_in_the_middle_is_named_and_the_run_goes_on_when_it_
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, changes, said):
-    done = headwater("run", *write_recipe(tmp_path, SHORT, **changes))
+    done = headwater_here("run", *write_recipe(tmp_path, SHORT, **changes))
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
 
 
 def test_zero_3_is_refused_by_name(tmp_path):
-    done = headwater("run", *write_recipe(tmp_path, SHORT), "run.launch=launch/zero3.yaml")
+    done = headwater_here("run", *write_recipe(tmp_path, SHORT), "run.launch=launch/zero3.yaml")
     assert done.code == 2 and "not tested under ZeRO-3" in done.err
 
 

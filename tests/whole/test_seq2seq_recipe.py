@@ -9,7 +9,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from pipeline.run.artifact import verify_chain
 from tests.seq2seq.cases import CONFIGS, write_pairs
-from tests.whole.command import ROOT, headwater, manifest
+from tests.whole.command import ROOT, headwater, headwater_here, manifest
 
 SHORT = (
     "data.source=auto",
@@ -99,8 +99,8 @@ def test_the_export_loads_with_transformers_and_translates_lines(finished, tmp_p
 
 def test_what_cannot_be_translated_by_is_refused(finished, tmp_path):
     _, output, _ = finished
-    assert "no run at" in headwater("translate", str(tmp_path)).err
-    missing = headwater("translate", str(output), str(tmp_path / "none.txt"))
+    assert "no run at" in headwater_here("translate", str(tmp_path)).err
+    missing = headwater_here("translate", str(output), str(tmp_path / "none.txt"))
     assert missing.code == 2 and "cannot read" in missing.err
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, change, sai
         f"data.path={data}",
         f"run.output_dir={tmp_path / 'run'}",
     ]
-    done = headwater("run", *words, *change.split(" ", change.startswith("tokenizer")))
+    done = headwater_here("run", *words, *change.split(" ", change.startswith("tokenizer")))
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.run.artifact import verify_chain
 from tests.transcription.cases import SMALL, of_folder, write_clips
-from tests.whole.command import headwater, manifest
+from tests.whole.command import headwater, headwater_here, manifest
 
 SHORT = (
     *SMALL,
@@ -70,9 +70,9 @@ def test_a_clip_of_ones_own_gets_a_transcript(finished):
 
 def test_the_same_command_again_does_nothing_and_a_new_transcript_is_seen(finished):
     words, folder, _ = finished
-    done = headwater("run", *words)
+    done = headwater_here("run", *words)
     assert done.code == 0
     assert "all 7 stages" in done.out and "nothing to do" in done.out
     (folder / "clips/00.txt").write_text("la la")
-    done = headwater("run", *words, "--dry-run")
+    done = headwater_here("run", *words, "--dry-run")
     assert "00.txt" in done.out

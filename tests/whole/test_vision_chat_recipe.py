@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.run.artifact import verify_chain
 from tests.vision_chat.cases import SMALL, square, write_base, write_rows
-from tests.whole.command import headwater, manifest
+from tests.whole.command import headwater, headwater_here, manifest
 
 SHORT = (
     *SMALL,
@@ -74,9 +74,9 @@ def test_a_picture_of_ones_own_is_asked_about(finished):
 
 def test_the_same_command_again_does_nothing_and_a_changed_picture_is_seen(finished):
     words, folder, _ = finished
-    done = headwater("run", *words)
+    done = headwater_here("run", *words)
     assert done.code == 0
     assert "all 7 stages" in done.out and "nothing to do" in done.out
     square("green", 99).save(folder / "rows/0-0.png")
-    done = headwater("run", *words, "--dry-run")
+    done = headwater_here("run", *words, "--dry-run")
     assert "0-0.png" in done.out
