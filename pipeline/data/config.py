@@ -92,7 +92,7 @@ class CorpusSource(Section):
     )
     path: str | None = what(
         None,
-        "file, folder or glob; for `datasets` a Hub name or local directory; dictd: of NAME.index; stdlib: none",
+        "file, folder, glob or URL; `datasets`: a Hub name or directory; dictd: of NAME.index; stdlib: none",
     )
     split: str = what("train", "datasets only: the split to read")
     text_column: str = what("text", "of tables: the column that holds a document's text")

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from pipeline.data import dictd, packages, stdlib
 from pipeline.data.config import ChatSource, CorpusSource, Preferences, Prompts, Tables
 from pipeline.run.errors import UserError, nearest
+from pipeline.run.remote import is_url, matching, opened, place_of, told
 
 Source = CorpusSource | ChatSource | Preferences | Prompts
 
@@ -68,6 +69,13 @@ def path_of(source: Tables) -> Path:
         raise UserError(
             f"{name_of(source)}.path is missing\nexpected: where to find the data of source {source.source}"
         )
+    if is_url(source.path):
+        if source.source not in ("text", "auto", *ENDINGS):
+            raise UserError(
+                f"{name_of(source)}.path: source {source.source} is read from files here, not from {source.path}\n"
+                "expected: a path; by URL come text, jsonl, json, csv and parquet"
+            )
+        return place_of(source.path, f"{name_of(source)}.path")
     path = Path(source.path).expanduser()
     if path.exists() or glob.has_magic(str(path)):
         return path
@@ -92,18 +100,18 @@ def files_of(source: Tables) -> list[tuple[str, Path]]:
         return packages.files(source)
     path = path_of(source)
     pattern = source.pattern if isinstance(source, CorpusSource) and source.source == "text" else "**/*"
-    base, hits = _matching(path, pattern)
+    base, hits = _matching(path, pattern, name_of(source))
     found = sorted(
-        (hit.relative_to(base).as_posix(), hit)
+        (str(hit).removeprefix(str(base)).lstrip("/") if is_url(str(hit)) else hit.relative_to(base).as_posix(), hit)
         for hit in hits
-        if hit.is_file() and (hit == path or source.source == "text" or _is_wanted(source, hit))
+        if hit == path or source.source == "text" or _is_wanted(source, hit)
     )
     if not found:
         kind = pattern if source.source == "text" else f"**/*.{source.source}".replace(".auto", "")
         wanted = path if glob.has_magic(str(path)) else f"{kind} in {path}"
         raise UserError(f"{name_of(source)}: no file matches {wanted}\n{_holds(base)}")
     for _, file in found:
-        if not os.access(file, os.R_OK):
+        if isinstance(file, Path) and not os.access(file, os.R_OK):
             raise UserError(f"{name_of(source)}: no permission to read {file}")
     return found
 
@@ -125,14 +133,22 @@ def kind_of(file: Path) -> str | None:
 
 def open_plain(path: Path) -> BinaryIO:
     """The file's bytes, unpacked where its name says that it is squeezed."""
-    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstandard}
-    return opened.get(path.suffix.lower(), open)(path, "rb")  # type: ignore[operator]
+    if not isinstance(path, Path):
+        return opened(path)
+    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstandard}
+    return openers.get(path.suffix.lower(), open)(path, "rb")  # type: ignore[operator]
 
 
 def _zstandard(path: Path, mode: str) -> BinaryIO:
     import pyarrow
 
     return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))  # type: ignore[arg-type]
+
+
+def read_whole(path: Any) -> bytes:
+    """The bytes of a file elsewhere, as they are."""
+    with told(path, "path"):
+        return path.read_bytes()
 
 
 def unpacked(path: Path) -> bytes:
@@ -153,17 +169,22 @@ def open_utf8(path: Path) -> BinaryIO:
         return io.BytesIO(unmarked(plain.read()))
 
 
-def _matching(path: Path, pattern: str) -> tuple[Path, list[Path]]:
-    """(folder that keys are relative to, paths): a file, all of a folder that fits `pattern`, or a glob."""
+def _matching(path: Path, pattern: str, section: str) -> tuple[Path, list[Path]]:
+    """(folder that keys are relative to, files): a file, all of a folder that fit `pattern`, or those of a glob."""
+    if not isinstance(path, Path):
+        return matching(path, pattern, f"{section}.path")
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
-        return path, list(path.glob(pattern))
+        return path, [hit for hit in path.glob(pattern) if hit.is_file()]
     fixed = re.split(r"[*?\[]", str(path), maxsplit=1)[0]
-    return Path(os.path.dirname(fixed)), [Path(hit) for hit in glob.glob(str(path), recursive=True)]
+    hits = map(Path, glob.glob(str(path), recursive=True))
+    return Path(os.path.dirname(fixed)), [hit for hit in hits if hit.is_file()]
 
 
-def _holds(folder: Path) -> str:
+def _holds(folder: Path | str) -> str:
+    if is_url(str(folder)):
+        return f"{folder} holds no such file"
     files = (path for path in islice(folder.rglob("*"), FILES_LOOKED_AT) if path.is_file())
     suffixes = Counter(path.suffix or "no suffix" for path in files).most_common(4)
     held = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes)
@@ -182,7 +203,8 @@ def unmarked(content: bytes) -> bytes:
 def file_rows(source: Source) -> Iterator[Row]:
     """One row a file: its bytes."""
     for key, path in files_of(source):
-        yield Row(key, str(path), None, unmarked(path.read_bytes()))
+        content = path.read_bytes() if isinstance(path, Path) else read_whole(path)
+        yield Row(key, str(path), None, unmarked(content))
 
 
 def dictionary_rows(source: Source) -> Iterator[Row]:

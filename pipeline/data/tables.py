@@ -10,8 +10,19 @@ from typing import Any
 
 from pipeline.data.config import Tables
 from pipeline.data.formats import KNOWN
-from pipeline.data.rows import SQUEEZED, Row, brief, files_of, kind_of, name_of, open_utf8, unpacked
+from pipeline.data.rows import (
+    SQUEEZED,
+    Row,
+    brief,
+    files_of,
+    kind_of,
+    name_of,
+    open_plain,
+    open_utf8,
+    unpacked,
+)
 from pipeline.run.errors import UserError, nearest
+from pipeline.run.remote import is_url, told
 
 
 def table_rows(source: Tables) -> Iterator[Row]:
@@ -32,6 +43,10 @@ def table_rows(source: Tables) -> Iterator[Row]:
                 f"{path}: what kind of table this is cannot be told from its name\n"
                 f"way out: {name_of(source)}.source=jsonl, json, csv or parquet"
             )
+        if not isinstance(path, Path):
+            with told(path, f"{name_of(source)}.path"):
+                yield from READERS[kind](source, key, path)
+            continue
         try:
             yield from READERS[kind](source, key, path)
         except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
@@ -47,6 +62,8 @@ def is_dataset(source: Tables) -> bool:
     """Whether a section names a dataset: it says so, or its path is no file here but a name that the Hub may have."""
     if source.source != "auto" or source.path is None:
         return source.source == "datasets"
+    if is_url(source.path):
+        return False
     path = Path(source.path).expanduser()
     if path.is_dir():
         return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
@@ -114,7 +131,8 @@ def _parquet_rows(source: Tables, key: str, path: Path) -> Iterator[Row]:
 
     try:
         squeezed = path.suffix.lower() in SQUEEZED  # a table's footer is read first: it is unpacked whole
-        table = parquet.ParquetFile(pyarrow.BufferReader(unpacked(path)) if squeezed else path)
+        plain = path if isinstance(path, Path) else open_plain(path)
+        table = parquet.ParquetFile(pyarrow.BufferReader(unpacked(path)) if squeezed else plain)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a parquet file: {str(error)[:200]}") from None
     _require_column(source, table.schema_arrow.names, str(path))

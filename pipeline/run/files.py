@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run.errors import UserError
+from pipeline.run.remote import version_of
 
 ELSEWHERE = "way out: run.output_dir=DIRECTORY where you may write"
 
 
 def digest_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
+    """The sha256 of a file's bytes, in hex; of one elsewhere, of the version that its store tells."""
+    if not isinstance(path, Path | str):
+        return version_of(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.run.artifact import Decision
 from pipeline.run.errors import UserError
 from pipeline.run.files import digest_of, write_json
+from pipeline.run.remote import stamp_of
 
 Files = Mapping[str, Path]  # a name for people -> where it lies
 SHOWN = 3  # names of each kind of change in a message
@@ -36,7 +37,7 @@ def record_of(output_dir: Path, stage: str) -> Path:
 
 def snapshot(files: Files) -> dict[str, list[Any]]:
     """What `files` are now, to be taken before they are read: a change while they are read is then seen later."""
-    return {name: [*_stamp(path), digest_of(path)] for name, path in files.items()}
+    return {name: [*stamp_of(path), digest_of(path)] for name, path in files.items()}
 
 
 def keep(path: Path, taken: dict[str, list[Any]]) -> None:
@@ -95,7 +96,7 @@ def refresh(record: Path, reads: Callable[[], Files]) -> None:
 def _seen(before: list[Any], path: Path) -> list[Any]:
     """`before` with the file's new time, if it is still the same at that time; what changed meanwhile is seen later."""
     size, time, digest = before
-    now = _stamp(path)
+    now = stamp_of(path)
     return [*now, digest] if now[0] == size and now[1] != time and digest_of(path) == digest else before
 
 
@@ -110,14 +111,9 @@ def _read(record: Path) -> dict[str, list[Any]]:
         ) from None
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
 def _differs(before: list[Any], path: Path) -> bool:
     size, time, digest = before
-    now = _stamp(path)
+    now = stamp_of(path)
     return now != (size, time) and (now[0] != size or digest_of(path) != digest)
 
 
