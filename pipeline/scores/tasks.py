@@ -120,6 +120,7 @@ class HarnessTasks:
             settings,
         )
         self.units = len(names)
+        self._learnt: dict[tuple[str, int], int] = {}  # questions of a task that stand in the shards, by vocabulary
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         """Of each task and metric its value, standard error and direction; its questions, and how many were learnt."""
@@ -168,10 +169,13 @@ class HarnessTasks:
         texts = [
             [text for text in document.values() if isinstance(text, str)] for document in documents.values()
         ]
+        asked = (name, len(tokenizer))
+        if asked not in self._learnt:
+            self._learnt[asked] = sum(contaminated(texts, tokenizer, self.trained))
         return {
             "metrics": metrics,
             "questions": len(documents),
-            "contaminated": sum(contaminated(texts, tokenizer, self.trained)),
+            "contaminated": self._learnt[asked],
             "shots": found["n-shot"].get(name, 0),
             "opening_token": begins,
         }
