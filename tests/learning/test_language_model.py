@@ -75,7 +75,8 @@ def test_recomputing_activations_changes_no_bit(tmp_path, architecture, bf16):
         run(tmp_path / str(on), architecture, bf16=bf16, gradient_checkpointing=on) for on in (False, True)
     )
     assert recomputed.figures == plain.figures
-    assert (plain.layer_calls, recomputed.layer_calls) == (6 * 2, 2 * 6 * 2)
+    asked = 2 * 2  # whether documents meet: two forwards before the first step
+    assert (plain.layer_calls, recomputed.layer_calls) == (asked + 6 * 2, asked + 2 * 6 * 2)
 
 
 class Seen(NamedTuple):
