@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -165,11 +166,14 @@ def write(
     Returns:
         The tokens encoded for each split; how many training rows are held out as well, or nearly so, in words.
     """
+    from pipeline.lm.model import load_tokenizer
+
     tokens_in = dict.fromkeys(SPLITS, 0)
     by_source: Counter[str] = Counter()
     sieve = _sieve(kind, context.terminal)
     kept = context.out.with_name(f"{context.out.name}.{kind.name}")
-    encoding = Encoding(kind, kept, [tokenizer_sha256], tokenizer_directory(context.inputs))
+    load = partial(load_tokenizer, tokenizer_directory(context.inputs))
+    encoding = Encoding(kind, kept, [tokenizer_sha256], load)
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(

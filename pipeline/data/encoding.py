@@ -13,11 +13,12 @@ import os
 import shutil
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,10 +26,15 @@ from pipeline.data.chat import Encoded
 from pipeline.data.config import Chat
 from pipeline.data.conversation import Document
 from pipeline.data.kinds import Conversations, Judgements, Kind, Skipped
+from tokenizer import encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ALONE = 4  # batches, by their characters, that one process encodes before others are started, which takes seconds
 MOST = 16  # processes: one reads, filters and writes for all of them
 AHEAD = 2  # batches a process that are read before they are asked for
+ENCODER = Path(encode.__file__)
 
 
 class Part(NamedTuple):
@@ -67,15 +73,20 @@ class Encoding:
 
     Args:
         kept: where finished batches lie until `done`. made_by: all that decides a batch's tokens beside its rows.
-        tokenizer: its directory, for other processes; processes: how many at most; None: one a core.
+        load: gives other processes the tokenizer; it is pickled. processes: how many at most; None: one a core.
     """
 
     def __init__(
-        self, kind: Kind, kept: Path, made_by: list[str], tokenizer: Path, processes: int | None = None
+        self,
+        kind: Kind,
+        kept: Path,
+        made_by: list[str],
+        load: Callable[[], PreTrainedTokenizerFast],
+        processes: int | None = None,
     ) -> None:
-        self.kind, self.kept, self.tokenizer = kind, kept, tokenizer
+        self.kind, self.kept, self.load = kind, kept, load
         self.processes = min(processes or len(os.sched_getaffinity(0)), MOST)
-        self.made_by = "\0".join([kind.name, kind.source.model_dump_json(), *made_by])
+        self.made_by = "\0".join([kind.name, kind.source.model_dump_json(), code(), *made_by])
         # Documents are encoded by all cores as it is; answers to be judged depend on the row before.
         self.shared = isinstance(kind, Conversations) and self.processes > 1
         self.skipped: Skipped = []
@@ -145,8 +156,17 @@ class Encoding:
         return digest.hexdigest()
 
     def _pool(self) -> ProcessPoolExecutor:
-        given = (self.kind.source, self.tokenizer)
+        given = (self.kind.source, self.load)
         return ProcessPoolExecutor(self.processes, get_context("spawn"), _start, given)
+
+
+def code() -> str:
+    """What encodes: these modules and the libraries below them."""
+    digest = hashlib.sha256()
+    for module in sorted([*Path(__file__).parent.glob("*.py"), *ENCODER.parent.glob("*.py")]):
+        digest.update(module.read_bytes())
+    versions = [version(library) for library in ("tokenizers", "transformers")]
+    return " ".join([digest.hexdigest(), *versions])
 
 
 def write(path: Path, work: Work) -> None:
@@ -193,12 +213,10 @@ def read(path: Path) -> Work | None:
 _mine: Conversations | None = None  # of a process of the pool
 
 
-def _start(source: Chat, tokenizer: Path) -> None:
+def _start(source: Chat, load: Callable[[], PreTrainedTokenizerFast]) -> None:
     global _mine
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each process is one of as many as there are cores
-    from pipeline.lm.model import load_tokenizer
-
-    _mine = Conversations(source, load_tokenizer(tokenizer), [])
+    _mine = Conversations(source, load(), [])
 
 
 def _work(rows: list[Any]) -> Work:

@@ -194,7 +194,7 @@ def test_batches_of_another_tokenizer_or_section_are_not_taken(tmp_path, ours):
         chat = Chat(path="x.jsonl", **fields)
         kind = Conversations(chat, ours, [])
         [row] = [Conversation("a", tuple(CONVERSATIONS[0]))]
-        return Encoding(kind, tmp_path, [tokenizer], tmp_path)._digest([row])
+        return Encoding(kind, tmp_path, [tokenizer], lambda: ours)._digest([row])
 
     found = [digest_of("a"), digest_of("b"), digest_of("a", loss="all"), digest_of("a")]
     assert found[0] == found[3] and len({*found}) == 3
