@@ -88,7 +88,7 @@ def say_mixture(rows: Rows, training: Pretrain | Finetune, shard: Shard, out: Te
     counts, found = rows.counts(total), epochs_of(rows, training, list(shard.sources))
     for (name, times), count in zip(found.items(), counts.tolist(), strict=True):
         out.write(f"  source {name}: {count / total:.3f} of {total:,} rows, read {times:.2f} times\n")
-    return {f"epochs of {name}": times for name, times in found.items()}
+    return {f"epochs.{name}": times for name, times in found.items()}
 
 
 def said_of(rows: Rows, config: PretrainedConfig) -> str | None:

@@ -112,7 +112,7 @@ def test_another_mixture_trains_anew_and_tokenizes_nothing_again(recipe, tmp_pat
         name: -(-part.tokens_total // TREE["pretrain"]["sequence_length"])
         for name, part in shard.parts().items()
     }
-    assert metrics["epochs of code"] == pytest.approx(8 * batch / rows["code"])
+    assert metrics["epochs.code"] == pytest.approx(8 * batch / rows["code"])
     assert list(shard.sources) == ["prose", "code"] and sum(shard.sources.values()) == shard.documents
     ids = np.concatenate([part.document(i) for part in shard.parts().values() for i in range(part.documents)])
     assert np.array_equal(ids, shard.tokens)
