@@ -8,6 +8,7 @@ import argparse
 import json
 import wave
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,83 +29,122 @@ Sampler = Callable[[list[int], list[int]], np.ndarray]  # (seeds, labels) -> int
 class Queues:
     """The net on one place at a time: of each layer's input, the last `reach` places (arXiv:1611.09482).
 
-    Each product below is some microseconds of arithmetic, so what can be laid out once is laid out here.
+    In numpy: each product below is some microseconds of arithmetic, and torch takes longer to begin it. What can be
+    laid out once is laid out here. A sigmoid is a hyperbolic tangent, (tanh(x / 2) + 1) / 2, so one call has both
+    halves of a gate; streams are kept without the biases that they carry, which are added where they are read.
     """
 
     def __init__(self, net: WaveNet, told: Tensor):
         """told: as net.told has it, from `before` places before the first sample on."""
         self.net, self.place = net, 0
         layers: list[Layer] = list(net.layers)  # type: ignore[arg-type]
-        length = net.before + net.kernel - 1
-        absent = torch.full((len(told),), length, device=told.device)
-        silence = features(torch.zeros(len(told), length, dtype=torch.int16, device=told.device), absent)
+        rows, width, length = len(told), net.channels, net.before + net.kernel - 1
+        absent = torch.full((rows,), length, device=told.device)
+        silence = features(torch.zeros(rows, length, dtype=torch.int16, device=told.device), absent)
         frames = told if told.shape[-1] == 1 else told[..., : net.before // net.mel.hop + 1]
-        self.kept = [_last(stream, layer.reach) for layer, stream, _ in net.streams(silence, frames)]
-        self.recent = silence[..., : net.kernel].to(told.dtype)
-        self.none = torch.zeros_like(absent)
-        biases = torch.cat([layer.dilated.bias for layer in layers])
-        self.told = (told + biases[:, None]).movedim(-1, 0).contiguous()
+        carried = [net.begin.bias, *(layer.onward.bias for layer in layers if layer.onward)]
+        biases = torch.stack(carried).cumsum(0)  # (L, C): in the stream that each layer reads
+        streams = zip(net.streams(silence, frames), biases, strict=True)
+        self.kept = np.concatenate(
+            [_last(stream - bias[:, None], layer.reach) for (layer, stream, _), bias in streams]
+        )
+        self.reaches = np.array([layer.reach for layer in layers])
+        self.starts = self.reaches.cumsum() - self.reaches
+        self.dilations = np.array([layer.dilation for layer in layers])
+        halved = torch.ones(2 * width, device=told.device, dtype=told.dtype)
+        halved[width:] = 0.5
+        taps = torch.stack([layer.dilated.weight.permute(2, 1, 0) for layer in layers], 1)  # (K, L, C, 2 C)
+        own = torch.stack([layer.dilated.bias for layer in layers]) + torch.einsum("klcd,lc->ld", taps, biases)
+        self.told = _array(halved * (told.movedim(-1, 0).unflatten(2, own.shape) + own).transpose(1, 2))
+        self.earlier = _array(halved * taps[:-1])
+        self.streams = np.empty((len(layers), rows, width), self.kept.dtype)
+        self.gated = np.empty((rows, len(layers) * width), self.kept.dtype)
+        held = np.empty((rows, 2 * width), self.kept.dtype)
+        self.gates = held, held[:, :width], held[:, width:]
         self.steps = [
             (
-                layer.reach,
-                layer.dilation,
-                layer.dilated.weight.permute(2, 1, 0).flatten(0, 1).contiguous(),
-                layer.onward and layer.onward.weight[..., 0].T.contiguous(),
-                layer.onward and layer.onward.bias,
+                self.streams[place],
+                _array(halved * taps[-1, place]),
+                self.gated[:, place * width : (place + 1) * width],
+                _array(layer.onward.weight[..., 0].T / 2) if layer.onward else None,
+                self.streams[place + 1] if layer.onward else None,
             )
-            for layer in layers
+            for place, layer in enumerate(layers)
         ]
-        self.aside = torch.cat([layer.aside.weight[..., 0] for layer in layers], 1).T.contiguous()
-        self.aside_bias = torch.stack([layer.aside.bias for layer in layers]).sum(0)
+        self.begin = _array(net.begin.weight.permute(2, 1, 0).flatten(0, 1))
+        self.aside = _array(torch.cat([layer.aside.weight[..., 0] for layer in layers], 1).T / 2)
+        self.aside_bias = _array(torch.stack([layer.aside.bias for layer in layers]).sum(0))
+        self.ends = [(_array(part.weight[..., 0].T), _array(part.bias)) for part in (net.mix, net.head)]
+        self.heard = _heard(told.dtype)
+        newest = silence[..., length - net.kernel :].to(told.dtype)
+        self.recent = _array(newest.transpose(1, 2).flatten(1))
 
-    def numbers(self) -> Tensor:
+    def numbers(self) -> np.ndarray:
         """(B, P) of the next sample."""
-        net, place, outputs = self.net, self.place, []
-        stream = F.linear(self.recent.flatten(1), net.begin.weight.flatten(1), net.begin.bias)
-        told = self._told().chunk(len(self.steps), 1)
-        for kept, own, (reach, dilation, taps, onward, bias) in zip(self.kept, told, self.steps, strict=True):
-            seen = [kept[(place + back) % reach] for back in range(0, reach, dilation)]
-            kept[place % reach] = stream
-            tangent, gate = torch.addmm(own, torch.cat([*seen, stream], 1), taps).chunk(2, 1)
-            gated = tangent.tanh() * gate.sigmoid()
-            outputs.append(gated)
+        told = self._told()
+        for tap, products in enumerate(self.earlier):
+            slots = self.starts + (self.place + tap * self.dilations) % self.reaches
+            told = told + self.kept[slots] @ products
+        np.matmul(self.recent, self.begin, out=self.streams[0])
+        held, tangents, gates = self.gates
+        for own, (stream, taps, gated, onward, following) in zip(told, self.steps, strict=True):
+            np.matmul(stream, taps, out=held)
+            held += own
+            np.tanh(held, out=held)
+            gates += 1
+            np.multiply(tangents, gates, out=gated)
             if onward is not None:
-                stream = torch.addmm(stream, gated, onward) + bias
-        skips = torch.addmm(self.aside_bias, torch.cat(outputs, 1), self.aside)
-        mixed = F.linear(F.relu(skips), net.mix.weight[..., 0], net.mix.bias)
-        return F.linear(F.relu(mixed), net.head.weight[..., 0], net.head.bias)
+                np.matmul(gated, onward, out=following)
+                following += stream
+        self.kept[self.starts + self.place % self.reaches] = self.streams
+        found = self.gated @ self.aside + self.aside_bias
+        for weight, bias in self.ends:
+            found = np.maximum(found, 0) @ weight + bias
+        return found
 
-    def add(self, samples_B: Tensor) -> None:
+    def add(self, samples_B: np.ndarray) -> None:
         """Go on by one sample."""
-        newest = features(samples_B[:, None], self.none).to(self.recent.dtype)
-        self.recent = torch.cat([self.recent[..., 1:], newest], -1)
+        self.recent[:, :-3] = self.recent[:, 3:]
+        self.recent[:, -3:] = self.heard[samples_B + FULL_SCALE]
         self.place += 1
 
-    def _told(self) -> Tensor:
-        """Between the two frames around this place."""
+    def _told(self) -> np.ndarray:
+        """(L, B, 2 C): between the two frames around this place."""
         if len(self.told) == 1:
             return self.told[0]
         hop = self.net.mel.hop
         frame, after = divmod(self.net.before + self.place, hop)
-        return torch.lerp(self.told[frame], self.told[frame + 1], after / hop)
+        first, second = self.told[frame : frame + 2]
+        return first + (second - first) * (after / hop)
 
 
-def _last(stream_BCT: Tensor, reach: int) -> list[Tensor]:
-    """The last places of a stream, oldest first: place t is found at t modulo `reach`."""
-    return list(stream_BCT[..., stream_BCT.shape[-1] - reach :].permute(2, 0, 1).contiguous().unbind())
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def _last(stream_BCT: Tensor, reach: int) -> np.ndarray:
+    """(reach, B, C), oldest first: place t is found at t modulo `reach`."""
+    return _array(stream_BCT[..., stream_BCT.shape[-1] - reach :].permute(2, 0, 1))
+
+
+@cache
+def _heard(dtype: torch.dtype) -> np.ndarray:
+    """What the net sees of each of the 16-bit samples, (65536, 3)."""
+    every = torch.arange(-FULL_SCALE, FULL_SCALE)[None]
+    return _array(features(every, torch.zeros(1))[0].T.to(dtype))
 
 
 @torch.no_grad()
-def generated(net: WaveNet, labels_B: Tensor, coins_BT2: Tensor, mel_BMF: Tensor | None = None) -> Tensor:
+def generated(net: WaveNet, labels_B: Tensor, coins_BT2: np.ndarray, mel_BMF: Tensor | None = None) -> np.ndarray:
     """int16 (B, T): each sample drawn given all before it, by two uniform numbers each.
 
     mel_BMF: what the sound is to be, as `mel_of_clips` has it.
     """
     queues = Queues(net, net.told(mel_BMF, labels_B))
-    found = torch.empty(coins_BT2.shape[:2], dtype=torch.int16, device=coins_BT2.device)
-    samples_B = torch.zeros_like(labels_B)
-    for place, coins_B2 in enumerate(coins_BT2.unbind(1)):
-        samples_B = net.sample.draw(queues.numbers(), coins_B2, samples_B)
+    found = np.empty(coins_BT2.shape[:2], np.int16)
+    samples_B = np.zeros(len(labels_B), np.int64)
+    for place in range(coins_BT2.shape[1]):
+        samples_B = net.sample.draw(queues.numbers(), coins_BT2[:, place], samples_B)
         found[:, place] = samples_B
         queues.add(samples_B)
     return found
@@ -128,8 +168,8 @@ def sampler_of(net: WaveNet, length: int, like: list[np.ndarray] | None = None) 
             for row, place in enumerate(places):
                 clips[row, : len(like[place])] = like[place][:length]
             mel = mel_of_clips(net, torch.from_numpy(clips).to(device))
-        coins = torch.from_numpy(np.stack([coins_of(seed, length) for seed in seeds]))
-        return generated(net, torch.tensor(labels, device=device), coins.to(device), mel)
+        coins = np.stack([coins_of(seed, length) for seed in seeds])
+        return torch.from_numpy(generated(net, torch.tensor(labels, device=device), coins, mel))
 
     def sample(seeds: list[int], labels: list[int]) -> np.ndarray:
         with one_thread():  # matrices of some hundred rows lose by two

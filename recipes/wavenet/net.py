@@ -35,9 +35,9 @@ class MuLaw(nn.Module):
         values = np.arange(-FULL_SCALE, FULL_SCALE)
         codes = mu_law(torch.from_numpy(values)).numpy()
         counts = np.bincount(codes, minlength=256)
-        middles = np.round(np.bincount(codes, values) / counts).astype(np.int64)
+        self.middles = np.round(np.bincount(codes, values) / counts).astype(np.int64)
         # torch.tensor, not from_numpy: a net that is made without memory has none here either.
-        self.register_buffer("samples", torch.tensor(middles), persistent=False)
+        self.register_buffer("samples", torch.tensor(self.middles), persistent=False)
         self.register_buffer(
             "log_counts", torch.tensor(np.log(counts), dtype=torch.float32), persistent=False
         )
@@ -50,11 +50,11 @@ class MuLaw(nn.Module):
         nats_N = F.cross_entropy(rows_NP, codes_BT.flatten(), reduction="none")
         return -nats_N.view_as(codes_BT) - self.log_counts[codes_BT]
 
-    def draw(self, numbers_BP: Tensor, uniform_B2: Tensor, before_B: Tensor) -> Tensor:
+    def draw(self, numbers_BP: np.ndarray, uniform_B2: np.ndarray, before_B: np.ndarray) -> np.ndarray:
         """Samples int64 (B,) by the inverse of the distribution function: of a code, the mean of its samples."""
-        sums_BP = numbers_BP.double().softmax(-1).cumsum(-1)
+        sums_BP = np.exp(numbers_BP - numbers_BP.max(1, keepdims=True)).cumsum(1, np.float64)
         reached = sums_BP <= uniform_B2[:, :1] * sums_BP[:, -1:]
-        return self.samples[reached.sum(-1).clamp(max=255)]
+        return self.middles[np.minimum(reached.sum(1), 255)]
 
 
 class LogisticMixture(nn.Module):
@@ -75,15 +75,17 @@ class LogisticMixture(nn.Module):
             F.log_softmax(logits, 1) + logistic_log_prob(values, centres, log_scales, LEVELS), 1
         )
 
-    def draw(self, numbers_BP: Tensor, uniform_B2: Tensor, before_B: Tensor) -> Tensor:
+    def draw(self, numbers_BP: np.ndarray, uniform_B2: np.ndarray, before_B: np.ndarray) -> np.ndarray:
         """As MuLaw: the first uniform number chooses the logistic, the second the sample."""
-        logits, centres, log_scales = self._split(numbers_BP, before_B)
-        reached = logits.softmax(-1).cumsum(-1) <= uniform_B2[:, :1]
-        chosen = reached.sum(-1, keepdim=True).clamp(max=logits.shape[1] - 1)
-        centre, log_scale = centres.gather(1, chosen)[:, 0], log_scales.gather(1, chosen)[:, 0]
-        found = centre + log_scale.exp() * torch.logit(uniform_B2[:, 1].clamp(2.0**-25, 1 - 2.0**-24))
-        values = ((found + 1) * ((LEVELS - 1) / 2)).round().clamp(0, LEVELS - 1)
-        return values.long() - FULL_SCALE
+        logits, centres, log_scales = np.split(numbers_BP.astype(np.float64), 3, 1)
+        sums = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
+        reached = sums <= uniform_B2[:, :1] * sums[:, -1:]
+        rows, chosen = np.arange(len(sums)), np.minimum(reached.sum(1), sums.shape[1] - 1)
+        coin = uniform_B2[:, 1].astype(np.float64).clip(2.0**-25, 1 - 2.0**-24)
+        scale = np.exp(np.maximum(log_scales[rows, chosen], MIN_LOG_SCALE))
+        found = centres[rows, chosen] + before_B / FULL_SCALE + scale * np.log(coin / (1 - coin))
+        values = np.round((found + 1) * ((LEVELS - 1) / 2)).clip(0, LEVELS - 1)
+        return values.astype(np.int64) - FULL_SCALE
 
     def _split(self, numbers: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, centres, log_scales = (numbers if numbers.dtype == torch.float64 else numbers.float()).chunk(

@@ -72,8 +72,8 @@ def pixelcnn(size: int = SIZE, pictures: int = PICTURES, repeats: int = REPEATS)
 
 @torch.no_grad()
 def generated_naively(
-    net: WaveNet, labels_B: Tensor, coins_BT2: Tensor, mel_BMF: Tensor | None = None
-) -> Tensor:
+    net: WaveNet, labels_B: Tensor, coins_BT2: np.ndarray, mel_BMF: Tensor | None = None
+) -> np.ndarray:
     """What `generated` does, by a pass over the receptive field for each sample."""
     told, hop = net.told(mel_BMF, labels_B), net.mel.hop if net.mel else 1
     length = coins_BT2.shape[1]
@@ -86,9 +86,10 @@ def generated_naively(
         numbers_BP = net.numbers(features(inputs, lead - first + 0 * labels_B), frames, hop)[
             ..., place - first
         ]
-        before_B = wave_BT[:, lead + place - 1]
-        wave_BT[:, lead + place] = net.sample.draw(numbers_BP, coins_BT2[:, place], before_B)
-    return wave_BT[:, lead : lead + length].to(torch.int16)
+        before_B = wave_BT[:, lead + place - 1].numpy()
+        drawn_B = net.sample.draw(numbers_BP.numpy(), coins_BT2[:, place], before_B)
+        wave_BT[:, lead + place] = torch.from_numpy(drawn_B)
+    return wave_BT[:, lead : lead + length].numpy().astype(np.int16)
 
 
 def wavenet(samples: int = SAMPLES, repeats: int = REPEATS, *overrides: str) -> dict:
@@ -96,14 +97,14 @@ def wavenet(samples: int = SAMPLES, repeats: int = REPEATS, *overrides: str) -> 
     config, _ = open_recipe(ROOT / "recipes/wavenet/drums.yaml", list(overrides))
     torch.manual_seed(0)
     net = WaveNet(**described(config.model, config.data.sample_rate, ("drum",))["net"]).eval()
-    labels, coins = torch.zeros(1, dtype=torch.int64), torch.from_numpy(coins_of_wave(0, samples))[None]
-    both: dict[str, Callable[[], Tensor]] = {
+    labels, coins = torch.zeros(1, dtype=torch.int64), coins_of_wave(0, samples)[None]
+    both: dict[str, Callable[[], np.ndarray]] = {
         "cached": partial(generated, net, labels, coins),
         "naive": partial(generated_naively, net, labels, coins),
     }
     with one_thread():
         cached, naive = (sampler() for sampler in both.values())
-        if not torch.equal(cached, naive):
+        if not np.array_equal(cached, naive):
             raise SystemExit("cached generation makes other samples than naive generation")
         found = interleaved(
             {name: partial(_rate, sampler, samples) for name, sampler in both.items()}, repeats
@@ -117,7 +118,7 @@ def wavenet(samples: int = SAMPLES, repeats: int = REPEATS, *overrides: str) -> 
     }
 
 
-def _rate(sampler: Callable[[], Tensor], count: int) -> float:
+def _rate(sampler: Callable[[], object], count: int) -> float:
     began = time.perf_counter()
     sampler()
     return count / (time.perf_counter() - began)
