@@ -25,7 +25,7 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
             "prepare",
             "recipes.common.images.prepare",
             of(config, "data"),
-            reads=partial(_pictures, config.data),
+            reads=partial(pictures_of, config.data),
         ),
         *(
             [Stage("features", "recipes.common.scores.features", of(config, "features"), ("prepare",), True)]
@@ -46,7 +46,7 @@ def image_stages(config: Any, *uses: Stage) -> tuple[Stage, ...]:
     return (*found, Stage("report", "pipeline.report", {}, tuple(stage.name for stage in found), view=True))
 
 
-def _pictures(images: Pictures) -> dict[str, Path]:
+def pictures_of(images: Pictures) -> dict[str, Path]:
     """The files at the path of pictures that are the user's own; the named data sets are pinned by their packages."""
     from recipes.common.images.readers import SUFFIXES
 

@@ -1,6 +1,9 @@
 """The PixelCNN family: pictures pixel by pixel, each given all before it; an exact likelihood."""
 
+from functools import partial
+
 from pipeline.run.stage import Stage
+from recipes.common.scores.anomaly import files_of
 from recipes.common.stages import image_stages, of
 from recipes.pixelcnn.config import PixelCnnConfig
 
@@ -17,4 +20,5 @@ def stages(config: PixelCnnConfig) -> tuple[Stage, ...]:
 
 def _use(config: PixelCnnConfig, name: str) -> Stage:
     drawn = ("sample",) if name == "completion" else ()
-    return Stage(name, f"recipes.pixelcnn.{name}", of(config, name, *drawn), ("prepare", "train"))
+    reads = {"reads": partial(files_of, config)} if name == "anomaly" else {}
+    return Stage(name, f"recipes.pixelcnn.{name}", of(config, name, *drawn), ("prepare", "train"), **reads)

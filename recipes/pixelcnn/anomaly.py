@@ -1,16 +1,16 @@
-"""Stage `anomaly`: is a class that training never saw told apart by its likelihood, or better by distance in pixels?"""
+"""Stage `anomaly`: is what training never saw told apart by its likelihood, or better by distance in pixels?"""
 
 from typing import Any
 
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
-from recipes.common.scores.anomaly import check_left_out
+from recipes.common.scores.anomaly import check_unseen
 from recipes.pixelcnn.config import PixelCnnConfig
 
 
 def check(config: PixelCnnConfig) -> None:
-    """Raises UserError where no class is left out of training."""
-    check_left_out(config)
+    """Raises UserError as scores.anomaly.check_unseen."""
+    check_unseen(config)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -24,13 +24,11 @@ def run(context: Context) -> dict[str, Any]:
     config, settings = context.config, context.config.anomaly
     held_out = PreparedImages.open(context.inputs["prepare"], "held_out")
     train = PreparedImages.open(context.inputs["prepare"], "train")
-    left_out = held_out.classes.index(config.data.left_out_class)
-    images, unseen = chosen(held_out, left_out, settings.pictures)
+    images, unseen, name = chosen(config, held_out)
     net = load_net(context.inputs["train"], next(iter(weight_files(config).values())))
     nats = marginal_nats_of(net, images, sorted(set(train.labels.tolist())))
     found = ways_of_scoring(nats, "negative log-likelihood", images, train, config.model.levels == 256)
-    left = config.data.left_out_class
-    scores = anomaly_scores(found, unseen, left, settings.resamples, config.train.seed)
+    scores = anomaly_scores(found, unseen, name, settings.resamples, config.train.seed)
     write_json(context.out / "evaluation.json", {"scores": [s.as_json() for s in scores], "missing": {}})
     return {score.key: score.value for score in scores}
 

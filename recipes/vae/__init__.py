@@ -1,9 +1,11 @@
 """The VAE family: which stages a recipe has; anomaly detection and compression where their sections are given."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.run.stage import Stage
+from recipes.common.scores.anomaly import files_of
 from recipes.common.stages import image_stages, of
 from recipes.vae.config import VaeConfig
 
@@ -17,12 +19,13 @@ HEADLINE = (
 def stages(config: VaeConfig) -> tuple[Stage, ...]:
     """The image recipes' chain, and the uses that the recipe asks for."""
     names = [name for name in ("anomaly", "compression") if getattr(config, name) is not None]
-    uses = [_use(name, f"recipes.vae.{name}", of(config, name)) for name in names]
+    files = {"anomaly": {"reads": partial(files_of, config)}}
+    uses = [_use(name, f"recipes.vae.{name}", of(config, name), **files.get(name, {})) for name in names]
     return image_stages(config, _use("sheets", "recipes.vae.draw_sheets", of(config, "sample")), *uses)
 
 
-def _use(name: str, module: str, identity: dict[str, Any]) -> Stage:
-    return Stage(name, module, identity, ("prepare", "train"))
+def _use(name: str, module: str, identity: dict[str, Any], **more: Any) -> Stage:
+    return Stage(name, module, identity, ("prepare", "train"), **more)
 
 
 def explained(config: VaeConfig, text: str, out: Path) -> str:

@@ -1,17 +1,17 @@
-"""Stage `anomaly`: is a class that training never saw told apart by the bound, or better by distance in pixels?"""
+"""Stage `anomaly`: is what training never saw told apart by the bound, or better by distance in pixels?"""
 
 from typing import Any
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
-from recipes.common.scores.anomaly import check_left_out
+from recipes.common.scores.anomaly import check_unseen
 from recipes.vae.config import VaeConfig
 
 
 def check(config: VaeConfig) -> None:
-    """Raises UserError where no class is left out of training, and for a model without a bound."""
-    check_left_out(config)
+    """Raises UserError as scores.anomaly.check_unseen, and for a model without a bound."""
+    check_unseen(config)
     if config.model.kind == "vq":
         raise UserError("anomaly scores by the bound, and a VQ-VAE has none\nway out: model.kind=vae")
 
@@ -27,16 +27,15 @@ def run(context: Context) -> dict[str, Any]:
     config: VaeConfig = context.config
     held_out = PreparedImages.open(context.inputs["prepare"], "held_out")
     train = PreparedImages.open(context.inputs["prepare"], "train")
-    left_out = held_out.classes.index(config.data.left_out_class)
-    images, unseen = chosen(held_out, left_out, config.anomaly.pictures)
+    images, unseen, name = chosen(config, held_out)
     net = load_net(context.inputs["train"], next(iter(weight_files(config).values())))
     seen = sorted(set(train.labels.tolist()))
     nats = -marginal(net, images, seen, config.train.seed).numpy()
     # A bound of binary pixels is not comparable with the file's size.
     eight_bits = config.model.likelihood != "bernoulli"
     found = ways_of_scoring(nats, "negative bound", images, train, eight_bits)
-    settings, left = config.anomaly, config.data.left_out_class
-    scores = anomaly_scores(found, unseen, left, settings.resamples, config.train.seed)
+    settings = config.anomaly
+    scores = anomaly_scores(found, unseen, name, settings.resamples, config.train.seed)
     write_json(
         context.out / "evaluation.json", {"scores": [score.as_json() for score in scores], "missing": {}}
     )

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from recipes.common import coded
 from recipes.common.coded import DamagedMessage
+from recipes.common.images.other import images_of, read
 from recipes.common.rans import PRECISION, Message, pop_table, push_table, table
-from recipes.common.scores.anomaly import auroc
+from recipes.common.scores.anomaly import auroc, files_of
 from recipes.vae import anomaly, compression, rate_distortion
 from recipes.vae.codec import _posterior_edge, decode, encode
 from tests.images.vae_cases import shaken_net, vae_config
@@ -232,6 +234,25 @@ def test_auroc_is_scikit_learns_and_ties_count_half():
     assert auroc(np.ones(10), np.arange(10) < 4) == 0.5
 
 
-def test_anomaly_needs_a_class_that_was_left_out():
-    with pytest.raises(UserError, match="left_out_class"):
+def test_anomaly_needs_what_was_never_seen():
+    with pytest.raises(UserError, match="anomaly.other.source=digits, or data.left_out_class"):
         anomaly.check(vae_config("anomaly.pictures=20"))
+    with pytest.raises(UserError, match="anomaly.other.path: nothing at nowhere"):
+        anomaly.check(vae_config("anomaly.other.source=folder", "anomaly.other.path=nowhere"))
+    anomaly.check(vae_config("anomaly.other.source=digits"))
+
+
+def test_another_data_set_is_brought_to_the_size_of_our_own(tmp_path):
+    """And a stage that read a folder is made again when the folder has changed."""
+    for number in range(40):
+        Image.new("RGB", (20 + number, 30), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    config = vae_config("anomaly.other.source=folder", f"anomaly.other.path={tmp_path}", "anomaly.other.held_out=0.9")
+    found = read(images_of(config.data, config.anomaly.other), 20)
+    assert found.shape == (20, 8, 8, 1) and found.dtype == np.uint8 and len({row.tobytes() for row in found}) > 5
+    assert set(files_of(config)) >= {"0.png", "39.png"}
+    with pytest.raises(UserError, match="no picture of folder can be used"):
+        broken = vae_config("anomaly.other.source=folder", f"anomaly.other.path={tmp_path}").anomaly.other
+        for number in range(40):
+            (tmp_path / f"{number}.png").unlink()
+        read(images_of(config.data, broken.model_copy(update={"held_out": 0.999})), 20)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context, Stage
 from recipes.common.images.shape import Shape
+from recipes.common.scores.anomaly import chosen
 from recipes.common.scores.bits import baselines
 from recipes.vae import anomaly, evaluate
 from recipes.vae.nets import NETS, describe
@@ -102,6 +103,23 @@ def test_a_vq_vae_claims_reconstructions_and_no_likelihood(tmp_path):
         "perplexity of the codes",
     }
     assert "no prior of its own" in missing["scores of generated pictures"]
+
+
+def test_anomaly_scores_another_data_set(tmp_path):
+    """Digits against themselves: nothing is told apart, which another set's size or order would change."""
+    from recipes.common.images.dataset import PreparedImages
+    from recipes.common.images.other import images_of, read
+
+    context = context_of(tmp_path, vae_config(*SMALL, "anomaly.other.source=digits", "anomaly.pictures=40"))
+    same = read(images_of(context.config.data, context.config.anomaly.other), 50)
+    np.save(tmp_path / "prepare" / "held_out.images.npy", same)
+    held_out = PreparedImages.open(tmp_path / "prepare", "held_out")
+    both, unseen, name = chosen(context.config, held_out)
+    assert np.array_equal(both[unseen], both[~unseen]) and unseen.sum() == 20
+    anomaly.run(context)
+    scores, _ = written(tmp_path / "out")
+    found = scores["anomaly detection", "distance to the nearest training picture"]
+    assert found["value"] == 0.5 and name in found["protocol"] and name == "digits, another data set"
 
 
 def test_anomaly_scores_the_left_out_class_against_both(tmp_path):

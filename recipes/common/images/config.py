@@ -114,10 +114,24 @@ class Sheets(Section):
     seed: int = what(0, "seed of the first picture", ge=0)
 
 
-class Anomaly(Section):
-    """Is a class that training never saw told apart by its likelihood, or a bound of it?"""
+class OtherPictures(Section):
+    """Another data set, whose pictures are brought to the size of the recipe's own."""
 
-    pictures: int = what(1000, "held-out pictures scored", ge=20)
+    source: Source = what(..., "as in data")
+    path: str | None = what(None, "as in data")
+    label_column: str | None = what("label", "as in data")
+    image_column: str = what("image", "as in data")
+    split: str = what("train", "as in data")
+    held_out: float = what(0.1, "as in data: the pictures that are held out are those that are scored", gt=0, lt=1)
+
+
+class Anomaly(Section):
+    """Is what training never saw told apart by its likelihood, or a bound of it?"""
+
+    pictures: int = what(1000, "held-out pictures scored, half of them unseen ones", ge=20)
+    other: OtherPictures | None = what(
+        None, "pictures of another data set are what was never seen; none: data.left_out_class is"
+    )
     resamples: int = what(200, "bootstrap resamples behind an interval", ge=20)
 
 

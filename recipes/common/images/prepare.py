@@ -44,9 +44,13 @@ def check(config: Any) -> None:
     Raises:
         UserError: it names the setting or the file, and the way out.
     """
+    check_images(config.data)
+
+
+def check_images(images: Images) -> None:
+    """As check, of these settings."""
     from recipes.common.images import digits
 
-    images: Images = config.data
     for module, name in LIBRARIES.items():
         if importlib.util.find_spec(module) is None:
             raise UserError(f"pictures need {name}\nway out: pip install 'headwater[image]'")

@@ -1,13 +1,15 @@
-"""Is a class that training never saw told apart by a likelihood, or better by distance in pixels?
+"""Is what training never saw told apart by a likelihood, or better by distance in pixels?
 
 A simple picture is a likely one, seen or not, so a likelihood alone can call what it never saw the most normal of all
-(arXiv:1810.09136). What a general coder needs for the picture says how simple it is (arXiv:1909.11480, Equation 2).
+(arXiv:1810.09136): an area under the curve below one half is that. What a general coder needs for the picture says how
+simple it is (arXiv:1909.11480, Equation 2). What was never seen is a class that was left out, or another data set.
 """
 
 import math
 from typing import TYPE_CHECKING, Any
 
 from pipeline.run.errors import UserError
+from pipeline.run.outside import Files
 from pipeline.run.results import Score
 
 if TYPE_CHECKING:
@@ -18,13 +20,29 @@ if TYPE_CHECKING:
 BASELINE = "distance to the nearest training picture"
 
 
-def check_left_out(config: Any) -> None:
-    """Raises UserError where no class is left out of training."""
-    if config.data.left_out_class is None:
+def check_unseen(config: Any) -> None:
+    """Raises UserError where there is nothing that training never saw, or the other data set cannot be read."""
+    from recipes.common.images.other import images_of
+    from recipes.common.images.prepare import check_images
+
+    if config.anomaly.other:
+        try:
+            check_images(images_of(config.data, config.anomaly.other))
+        except UserError as error:
+            raise UserError(str(error).replace("data.", "anomaly.other.")) from None
+    elif config.data.left_out_class is None:
         raise UserError(
-            "anomaly needs a class that training never saw\n"
-            "way out: data.left_out_class=NAME, with another run.output_dir"
+            "anomaly needs pictures that training never saw\n"
+            "way out: anomaly.other.source=digits, or data.left_out_class=NAME with another run.output_dir"
         )
+
+
+def files_of(config: Any) -> Files:
+    """The user's own files of the other data set."""
+    from recipes.common.images.other import images_of
+    from recipes.common.stages import pictures_of
+
+    return pictures_of(images_of(config.data, config.anomaly.other)) if config.anomaly.other else {}
 
 
 def ways_of_scoring(
@@ -43,23 +61,35 @@ def ways_of_scoring(
     return found | {BASELINE: nearest_distances(as_pixels(images), train.images, as_pixels)}
 
 
-def chosen(held_out: "PreparedImages", left_out: int, count: int) -> tuple["np.ndarray", "np.ndarray"]:
-    """The first held-out pictures of the left-out class and of the others, half of each, and which are unseen."""
+def chosen(config: Any, held_out: "PreparedImages") -> tuple["np.ndarray", "np.ndarray", str]:
+    """The first unseen pictures and the first held-out ones of what was trained on, half of each; which are unseen, and
+    what these are, in words.
+
+    Raises:
+        UserError: the other data set has no picture that can be used.
+    """
     import numpy as np
 
-    unseen = np.flatnonzero(held_out.labels == left_out)[: count // 2]
-    seen = np.flatnonzero(held_out.labels != left_out)[: count // 2]
-    rows = np.concatenate([unseen, seen])
-    return held_out.images[rows], np.arange(len(rows)) < len(unseen)
+    from recipes.common.images.other import images_of, read
+
+    half, other, left_out = config.anomaly.pictures // 2, config.anomaly.other, config.data.left_out_class
+    own = held_out.labels != held_out.classes.index(left_out) if left_out else np.ones(len(held_out.images), bool)
+    seen = held_out.images[np.flatnonzero(own)[:half]]
+    if other:
+        unseen, name = read(images_of(config.data, other), half), f"{other.source}, another data set"
+    else:
+        unseen, name = held_out.images[np.flatnonzero(~own)[:half]], f"{left_out}, left out of training"
+    return np.concatenate([unseen, seen]), np.arange(len(unseen) + len(seen)) < len(unseen), name
 
 
 def anomaly_scores(
-    found: dict[str, "np.ndarray"], unseen: "np.ndarray", left_out: str, resamples: int, seed: int
+    found: dict[str, "np.ndarray"], unseen: "np.ndarray", name_of_unseen: str, resamples: int, seed: int
 ) -> list[Score]:
     """Of each way of scoring its area under the ROC curve, and how far that is above the baseline's."""
     protocol = (
-        f"area under the ROC curve of {int(unseen.sum())} held-out pictures of {left_out}, left out "
-        f"of training, against {int((~unseen).sum())} of the other classes; 95% bootstrap interval over pictures"
+        f"area under the ROC curve of {int(unseen.sum())} held-out pictures of {name_of_unseen}, against "
+        f"{int((~unseen).sum())} of what was trained on; below 0.5, the unseen ones look more normal than those; 95% "
+        "bootstrap interval over pictures"
     )
     scores = []
     for name, values in found.items():
