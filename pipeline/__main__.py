@@ -23,9 +23,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"headwater {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    init = verbs.add_parser("init", allow_abbrev=False, help="print a first recipe for a model and a file")
-    init.add_argument("model", help="directory or Hub name")
-    init.add_argument("data", help="file, folder or dataset of conversations or of judged answers")
+    init = verbs.add_parser("init", allow_abbrev=False, help="print a first recipe for a model, or a family, and data")
+    init.add_argument("model", help="directory or Hub name; or a family of recipes/, such as vae or seq2seq")
+    init.add_argument(
+        "data",
+        help="file, folder or dataset of conversations or of judged answers; what the family learns from",
+    )
     run = _recipe_verb(verbs, "run", "run every stage that is not up to date")
     run.add_argument(
         "--dry-run", action="store_true", help="print the decision for every stage and do nothing"
@@ -573,8 +576,10 @@ def _chat(arguments: list[str]) -> int:
 
 def _init(given: argparse.Namespace) -> int:
     from pipeline.lm.start import first_recipe
+    from pipeline.run.stage import first_recipe_of
 
-    print(first_recipe(given.model, given.data), end="")
+    family = first_recipe_of(given.model)
+    print(family(given.data) if family else first_recipe(given.model, given.data), end="")
     return 0
 
 

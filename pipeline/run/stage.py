@@ -96,6 +96,23 @@ def headline_of(config: Any) -> tuple[str, ...]:
     return importlib.import_module(f"recipes.{config.recipe}").HEADLINE
 
 
+def first_recipe_of(family: str) -> Callable[[str], str] | None:
+    """What writes a first recipe of a family for a user's data; None: there is no such family.
+
+    Raises:
+        UserError: the family is begun with a model, or writes none.
+    """
+    if not any(RECIPES.glob(f"{family}/*.yaml")) or not family.isidentifier():
+        return None
+    found = getattr(importlib.import_module(f"recipes.{family}"), "first_recipe", None)
+    if found is None:
+        raise UserError(
+            f"headwater init has no first recipe for {family}\n"
+            f"way out: a copy of a file of recipes/{family}/, or headwater init MODEL DATA for a decoder"
+        )
+    return found
+
+
 def use_of(config: Any, name: str) -> Callable[..., Any] | None:
     """What the config's family does for a verb such as `headwater translate`; None: nothing."""
     return getattr(importlib.import_module(f"recipes.{config.recipe}"), name, None)

@@ -8,8 +8,10 @@ from pipeline.run.errors import UserError
 from pipeline.run.stage import Stage
 from recipes.captioning.config import CaptioningConfig
 from recipes.common.stages import brought, image_stages, of
+from recipes.common.start import of_captioned_pictures
 
 CONFIG = CaptioningConfig
+first_recipe = partial(of_captioned_pictures, "captioning/scenes")
 HEADLINE = ("captions right", "chrF", "held-out nats a token")
 USES = (
     "Look: {run}/sample/page.html",

@@ -1,12 +1,15 @@
 """The diffusion family: which stages a recipe has, and what decides each one's output."""
 
 from dataclasses import replace
+from functools import partial
 
 from pipeline.run.stage import Stage
 from recipes.common.stages import image_stages, of
+from recipes.common.start import of_pictures
 from recipes.diffusion.config import DiffusionConfig
 
 CONFIG = DiffusionConfig
+first_recipe = partial(of_pictures, "diffusion/fashion_mnist")
 HEADLINE = (
     *(
         "Frechet distance, classifier features",

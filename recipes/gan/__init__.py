@@ -1,12 +1,15 @@
 """The GAN family: which stages a recipe has, what decides each one's output, and what it is made from."""
 
+from functools import partial
 from pathlib import Path
 
 from pipeline.run.stage import Stage
 from recipes.common.stages import image_stages, of
+from recipes.common.start import of_pictures
 from recipes.gan.config import GanConfig, RingConfig, schema_of
 
 CONFIG = schema_of
+first_recipe = partial(of_pictures, "gan/fashion_mnist")
 HEADLINE = (
     *("modes covered", "high-quality samples", "divergence of the mode histogram"),
     *(

@@ -5,9 +5,11 @@ from functools import partial
 from pipeline.run.stage import Stage
 from recipes.common.scores.anomaly import files_of
 from recipes.common.stages import image_stages, of
+from recipes.common.start import of_pictures
 from recipes.pixelcnn.config import PixelCnnConfig
 
 CONFIG = PixelCnnConfig
+first_recipe = partial(of_pictures, "pixelcnn/fashion_mnist")
 HEADLINE = ("bits per dimension", "Frechet distance, classifier features", "recall, classifier features")
 
 

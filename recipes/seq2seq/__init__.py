@@ -8,10 +8,12 @@ from pipeline.run.errors import UserError
 from pipeline.run.outside import Files, files_below
 from pipeline.run.stage import Stage
 from recipes.common.stages import of
+from recipes.common.start import of_pairs
 from recipes.seq2seq.config import Seq2SeqConfig
 from recipes.seq2seq.pairs import files_of
 
 CONFIG = Seq2SeqConfig
+first_recipe = partial(of_pairs, "seq2seq/translation")
 HEADLINE = ("BLEU", "chrF", "repeated targets")
 USES = ("Translate by it: headwater translate {run} FILE",)
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from pipeline.run.stage import Stage
 from recipes.common.stages import brought, image_stages, of
+from recipes.common.start import of_captioned_pictures
 from recipes.diffusion import DRAWING
 from recipes.text_to_image.config import TextToImageConfig
 
 CONFIG = TextToImageConfig
+first_recipe = partial(of_captioned_pictures, "text_to_image/scenes")
 HEADLINE = (
     "captions drawn right, held out",
     "pictures found by their caption, held out",

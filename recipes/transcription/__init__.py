@@ -6,9 +6,11 @@ from pathlib import Path
 from pipeline.run.stage import Stage
 from recipes.common.audio.readers import files_of
 from recipes.common.stages import brought, of
+from recipes.common.start import of_transcribed_sounds
 from recipes.transcription.config import TranscriptionConfig
 
 CONFIG = TranscriptionConfig
+first_recipe = partial(of_transcribed_sounds, "transcription/tuxpaint")
 HEADLINE = ("word error rate", "character error rate", "transcripts right")
 USES = ("Transcribe clips of your own: headwater transcribe {run} CLIP ...",)
 

@@ -7,9 +7,11 @@ from typing import Any
 from pipeline.run.stage import Stage
 from recipes.common.scores.anomaly import files_of
 from recipes.common.stages import image_stages, of
+from recipes.common.start import of_pictures
 from recipes.vae.config import VaeConfig
 
 CONFIG = VaeConfig
+first_recipe = partial(of_pictures, "vae/fashion_mnist")
 HEADLINE = (
     *("bits per dimension", "Frechet distance, classifier features", "recall, classifier features"),
     *("reconstruction", "codes used", "perplexity of the codes"),  # of a VQ-VAE, which has none of the others

@@ -5,9 +5,11 @@ from functools import partial
 from pipeline.run.stage import Stage
 from recipes.common.audio.readers import files_of
 from recipes.common.stages import of
+from recipes.common.start import of_sounds
 from recipes.wavenet.config import WaveNetConfig
 
 CONFIG = WaveNetConfig
+first_recipe = partial(of_sounds, "wavenet/drums")
 HEADLINE = ("bits per sample", "STFT distance")
 
 
