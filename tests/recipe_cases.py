@@ -320,7 +320,7 @@ CASES: dict[str, Case] = {
     ),
     "WaveNet": Case(_wavenet, (150, 0.9)),
     "T5": Case(seq2seq("t5", "train.label_smoothing=0"), (150, 0.5), ALL_STAGES),
-    "Marian": Case(seq2seq("marian"), (150, 0.8), ALL_STAGES),
+    "Marian, packed": Case(seq2seq("marian", "train.packing=true", "train.max_length=24"), (150, 0.8), ALL_STAGES),
     "span corruption": Case(seq2seq("t5", sentinels=(27, 28, 29)), (150, 0.5), ALL_STAGES),
     "U-Net": _of_digits(Diffusion, (150, 0.01), "diffusion/digits.yaml", NO_WARMUP),
     "DiT": _of_digits(Diffusion, (150, 0.1), "diffusion/digits.yaml", NO_WARMUP, f"model.net={DIT}"),

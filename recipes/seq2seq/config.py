@@ -29,6 +29,9 @@ class Pairs(Section):
     target_column: str = what("target", "tables: the column that is to be written")
     swap: bool = what(False, "the other way round: named sources from English")
     words: bool = what(False, "trans_de_en: words and phrases too, for training alone")
+    sentence_repeats: int = what(
+        1, "words: how many times each whole sentence is among the training pairs", ge=1
+    )
     equal_sides: Literal["error", "drop", "keep"] = what("error", "a pair of two equal sides")
     held_out: float = what(0.02, "share of pairs held out, by a hash of the source side", gt=0, lt=1)
     max_pairs: int | None = what(None, "stop after this many pairs; none: all", ge=1)
@@ -76,6 +79,11 @@ class Grouped(Training):
         ..., "tokens of a group's longer side with padding: few long or many short pairs", ge=16
     )
     max_length: int = what(128, "tokens of a side", ge=4)
+    packing: bool = what(
+        False,
+        "several pairs a row of max_length tokens, each seeing itself alone; a group has group_tokens // max_length "
+        "rows, and every batch one shape",
+    )
     label_smoothing: float = what(0.0, "share of each target that is spread over all tokens", ge=0, lt=1)
 
 
@@ -173,8 +181,9 @@ class Seq2SeqConfig(Section):
             raise ValueError("train.lora is for a pretrained model: from scratch, every weight is trained")
         for name in ("pretrain", "train"):
             section = getattr(self, name)
-            if section and section.torch_compile:
+            if section and section.torch_compile and not section.packing:
                 raise ValueError(
-                    f"{name}.torch_compile: groups differ in length, each would be compiled anew"
+                    f"{name}.torch_compile: groups differ in length, each would be compiled anew; "
+                    f"way out: {name}.packing=true"
                 )
         return self

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from pipeline.lm.config import Lora
 from pipeline.run.errors import UserError, nearest
 from recipes.seq2seq.config import Model, Seq2SeqConfig
+from recipes.seq2seq.packed import Positions, begins, masks, places
 from recipes.seq2seq.vocabulary import EOS, PAD
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 LOADER = "AutoModelForSeq2SeqLM"
+APART = 1e-3  # nats a token
 MODEL = "model"  # the directory in a training artifact
 
 
@@ -29,20 +31,43 @@ class TokenNats(nn.Module):
         super().__init__()
         self.model = model
         self.source_pad, self.target_pad = source_pad, target_pad
+        self._positions = Positions(model)
 
-    def forward(self, source_BS: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """(-log p of each target token, mean over the vocabulary of -log p), fp32 (B, T); padding has 0."""
-        start_B1 = torch.full_like(target_BT[:, :1], self.model.config.decoder_start_token_id)
-        logits_BTV = self.model(
-            input_ids=source_BS,
-            attention_mask=(source_BS != self.source_pad).long(),
-            decoder_input_ids=torch.cat([start_B1, target_BT[:, :-1]], 1),
-            use_cache=False,
-        ).logits
+    def forward(
+        self,
+        source_BS: Tensor,
+        target_BT: Tensor,
+        source_pairs_BS: Tensor | None = None,
+        target_pairs_BT: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(-log p of each target token, mean over the vocabulary of -log p), fp32 (B, T); padding has 0.
+
+        source_pairs, target_pairs: which pair of its row a token is of, where a row has several.
+        """
+        start = self.model.config.decoder_start_token_id
+        given_BT = torch.cat([torch.full_like(target_BT[:, :1], start), target_BT[:, :-1]], 1)
+        if source_pairs_BS is None or target_pairs_BT is None:
+            asked = {"input_ids": source_BS, "attention_mask": (source_BS != self.source_pad).long()}
+        else:
+            given_BT = given_BT.masked_fill(begins(target_pairs_BT), start)
+            asked = self._apart(source_BS, source_pairs_BS, target_pairs_BT)
+        logits_BTV = self.model(decoder_input_ids=given_BT, use_cache=False, **asked).logits
+        self._positions.places = None
         log_probs_BTV = F.log_softmax(logits_BTV.float(), -1)
         real_BT = target_BT != self.target_pad
         nats_BT = -log_probs_BTV.gather(-1, target_BT[..., None])[..., 0]
         return nats_BT * real_BT, -log_probs_BTV.mean(-1) * real_BT
+
+    def _apart(self, source_BS: Tensor, source_pairs_BS: Tensor, target_pairs_BT: Tensor) -> dict[str, Any]:
+        """What the model is asked so that each pair of a row sees itself alone; the encoder is run here."""
+        same, own, across = masks(source_pairs_BS, target_pairs_BT)
+        if self.model.config._attn_implementation != "sdpa":  # others add what they are given
+            lowest = torch.finfo(torch.float32).min
+            same, own, across = (lowest * (~mask).float() for mask in (same, own, across))
+        self._positions.places = places(source_pairs_BS)
+        told = self.model.get_encoder()(input_ids=source_BS, attention_mask=same)
+        self._positions.places = places(target_pairs_BT)
+        return {"encoder_outputs": told, "attention_mask": across, "decoder_attention_mask": own}
 
 
 def built(model: Model, sizes: tuple[int, int], length: int, apart: bool) -> "PretrainedConfig":
@@ -142,3 +167,29 @@ def save(net: TokenNats, weights: dict[str, Tensor], lora: Lora | None, out: Pat
     load_weights(net, weights)
     model = net.model.merge_and_unload() if lora else net.model
     model.save_pretrained(out / MODEL)
+
+
+@torch.no_grad()
+def check_apart(net: TokenNats) -> None:
+    """Ask the model whether the pairs of one row are apart: one of them beside another, and alone.
+
+    Raises:
+        UserError: its nats are others then, or the model cannot be told of pairs.
+    """
+    training, kind = net.training, net.model.config.model_type
+    device = next(net.parameters()).device
+    ids = torch.tensor([i for i in range(20) if i not in (net.source_pad, net.target_pad)], device=device)
+    first, second = ids[None, 2:6], ids[None, 6:10]
+    owners = torch.arange(8, device=device)[None] // 4
+    try:
+        alone, _ = net.eval()(first, first)
+        both = torch.cat([second, first], 1)
+        off = float((net(both, both, owners, owners)[0][:, 4:] - alone).abs().max())
+    except (RuntimeError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"packing: a {kind} cannot be told of pairs: {why}\nway out: packing=false") from None
+    net.train(training)
+    if not off < APART:
+        raise UserError(
+            f"packing: in a {kind} a pair changes the next one of its row (by {off:.2g} nats)\nway out: packing=false"
+        )

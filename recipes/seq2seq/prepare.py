@@ -27,7 +27,8 @@ def run(context: Context) -> dict[str, Any]:
         with open(context.out / f"{split}.jsonl", "w", encoding="utf-8") as file:
             for pair in found:
                 line = {"key": pair.key, "source": pair.source, "target": pair.target}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                times = data.sentence_repeats if data.words and pair.whole and split == "train" else 1
+                file.write((json.dumps(line, ensure_ascii=False) + "\n") * times)
     write_json(context.out / "ledger.json", ledger.as_json())
     licence = pairs.licence_of(data)
     return {"train": ledger.train, "held_out": ledger.held_out, "skipped": ledger.skipped, "licence": licence}

@@ -39,6 +39,31 @@ class Corrupted:
         }
 
 
+class CorruptedTexts:
+    """Texts and what was taken out of each, anew every epoch, for rows of several: how long both are never changes.
+
+    lengths: of the text with gaps and of what was in them, int64 (N, 2).
+    """
+
+    def __init__(
+        self, texts: Texts, rows: np.ndarray, sentinels: list[int], density: float, mean_span: float, seed: int
+    ):
+        self.texts, self.rows, self.sentinels, self.seed = texts, rows, sentinels, seed
+        self.density, self.mean_span = density, mean_span
+        shapes = {length: self._lengths(length) for length in np.unique(texts.lengths[rows]).tolist()}
+        self.lengths = np.array([shapes[length] for length in texts.lengths[rows].tolist()], np.int64)
+
+    def pair(self, member: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        row = self.texts.row(self.rows[member])
+        gaps = gaps_of(len(row) - 1, self.density, self.mean_span, self.seed, epoch, member)
+        return corrupted(row, gaps, self.sentinels)
+
+    def _lengths(self, length: int) -> tuple[int, int]:
+        gaps = gaps_of(length - 1, self.density, self.mean_span, 0, 0, 0)
+        given, wanted = corrupted(np.zeros(length, np.int64), gaps, self.sentinels)
+        return len(given), len(wanted)
+
+
 def gaps_of(length: int, density: float, mean_span: float, seed: int, index: int, place: int) -> np.ndarray:
     """Which of `length` tokens are taken out, bool (length,): spans of `mean_span` tokens in the mean, anywhere.
 
