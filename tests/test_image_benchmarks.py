@@ -3,14 +3,17 @@
 from contextlib import nullcontext
 from itertools import count, islice
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from recipes.common.audio.wav import write_wav
 from recipes.common.images.shape import Shape
 from recipes.diffusion.config import Unet
 from recipes.diffusion.nets import build_net
-from tests.benchmarks import image_peers, images, siblings
+from tests.benchmarks import image_peers, images, sibling_training, siblings
+from tests.seq2seq.cases import write_pairs
 
 
 @pytest.mark.parametrize(
@@ -143,3 +146,34 @@ def test_no_figure_is_given_of_samplers_that_draw_otherwise(monkeypatch):
     monkeypatch.setattr(siblings, "drawn_naively", lambda net, labels, coins: torch.zeros(2, 5, 5, 1) - 1)
     with pytest.raises(SystemExit, match="draws other pixels"):
         siblings.pixelcnn(size=5, pictures=2, repeats=2)
+
+
+@pytest.mark.parametrize("race", sibling_training.RACES)
+def test_a_siblings_contestants_begin_with_the_same_weights_and_learn(race, tmp_path, monkeypatch):
+    """Catches a peer that trains another net, or one that does not train: speeds that say nothing."""
+    small = {
+        "pixelcnn": ("data.source=digits", "data.image_size=8", "model.blocks=1", "model.hidden_size=4"),
+        "wavenet": ("data.source=folder", f"data.path={tmp_path}/sounds", "model.layers=3"),
+        "translation": ("data.source=jsonl", f"data.path={tmp_path}/pairs.jsonl", "tokenizer.vocabulary_size=400"),
+    }[race]
+    if race == "wavenet":
+        (tmp_path / "sounds").mkdir()
+        for number in range(24):
+            wave = np.random.default_rng(number).integers(-3000, 3000, 9000).astype(np.int16)
+            write_wav(tmp_path / "sounds" / f"{number}.wav", wave, 8000)
+    write_pairs(tmp_path / "pairs.jsonl", 400)
+    own = sibling_training.settings
+    monkeypatch.setattr(sibling_training, "settings", lambda yaml, *given: own(yaml, *given, *small))
+    data = sibling_training.prepared(tmp_path / "data", [race])
+    entrants = sibling_training.RACES[race](data).entrants
+    mine, theirs = (next(name for name in entrants if name.startswith(who)) for who in ("ours", ("bare", "trainer")))
+    found = {name: entrants[name].make() for name in (mine, theirs)}
+    if race != "translation":  # whose Trainer keeps its model to itself
+        nets = [next(iter(contestant.nets().values())) for contestant in found.values()]
+        for one, other in zip(*(net.state_dict().values() for net in nets), strict=True):
+            assert torch.equal(one, other)
+    losses = {name: list(islice(contestant.steps, 30)) for name, contestant in found.items()}
+    assert sum(losses[mine][-5:]) < 0.99 * sum(losses[mine][:5])
+    if race != "translation":
+        assert sum(losses[theirs][-5:]) < 0.99 * sum(losses[theirs][:5])
+    assert sibling_training.units_a_step(race, data, mine) > 0

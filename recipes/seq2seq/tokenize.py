@@ -45,7 +45,8 @@ def run(context: Context) -> dict[str, Any]:
 
 def sides_of(prepared: Path, split: str) -> tuple[list[str], list[str]]:
     """(sources, targets)."""
-    rows = [json.loads(line) for line in open(prepared / f"{split}.jsonl", encoding="utf-8")]
+    with open(prepared / f"{split}.jsonl", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     return [row["source"] for row in rows], [row["target"] for row in rows]
 
 

@@ -1,6 +1,8 @@
-"""What the autoregressive families gain from keeping what they computed: cached against naive sampling, in turns.
+"""Cached against naive sampling of the autoregressive families, and training speed against what people start from.
 
-python -m tests.benchmarks.siblings      one JSON line a sampler; what is drawn is equal before anything is timed
+python -m tests.benchmarks.siblings [pixelcnn] [wavenet] [translation]      one JSON line a race; 1: as fast
+
+Training: tests/benchmarks/sibling_training.py. Sampling: what is drawn is equal before anything is timed.
 
 PixelCNN: the net of recipes/pixelcnn/fashion_mnist.yaml with fresh weights, 28 x 28 pictures, fp32. Naive is a pass
 over the whole picture for each pixel.
@@ -9,9 +11,12 @@ WaveNet: the net of recipes/wavenet/drums.yaml with fresh weights, fp32, one thr
 field for each sample.
 """
 
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +32,7 @@ from recipes.wavenet.generate import coins_of as coins_of_wave
 from recipes.wavenet.generate import generated
 from recipes.wavenet.net import WaveNet, features
 from recipes.wavenet.nets import described
+from tests.benchmarks import sibling_training
 from tests.benchmarks.workload import interleaved, on_the_cpu, print_line, ratio, spread
 from tests.helpers import ROOT
 
@@ -124,11 +130,18 @@ def _rate(sampler: Callable[[], object], count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
+    names = names or list(sibling_training.RACES)
     on_the_cpu(2)
-    print_line("pixelcnn_sampling", **pixelcnn())
-    print_line("wavenet_generation", **wavenet())
+    if "pixelcnn" in names:
+        print_line("pixelcnn_sampling", **pixelcnn())
+    if "wavenet" in names:
+        print_line("wavenet_generation", **wavenet())
+    with tempfile.TemporaryDirectory() as directory:
+        data = sibling_training.prepared(Path(directory), names)
+        for name in names:
+            sibling_training.run(name, data)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
