@@ -95,7 +95,7 @@ def _both_ways(
     kind: str,
     index: int,
 ) -> Iterator[dict[str, Any]]:
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
 
     seed = derived_seed(settings.seed, f"generate/{kind}", index)
     for decoding, temperature in (("greedy", None), ("sampled", settings.temperature)):

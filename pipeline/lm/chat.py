@@ -48,7 +48,7 @@ class Talk:
         """
         from pipeline.lm.decoding import stream
         from pipeline.lm.prompts import stop_ids
-        from pipeline.train.recipe import derived_seed
+        from pipeline.train.seeds import derived_seed
 
         asked = [*self.messages, {"role": "user", "content": text}]
         prompt, kept = self._fit(asked)

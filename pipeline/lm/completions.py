@@ -208,7 +208,7 @@ def _completions(
     """In batches of prompts of about one length, longest first: what does not fit fails at once."""
     from pipeline.lm.decoding import sample_batch
     from pipeline.lm.prompts import stop_ids
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
 
     wanted = sorted(wanted, key=lambda pair: -len(prompts[pair[0]].ids))
     stops = stop_ids(model, tokenizer)

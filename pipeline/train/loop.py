@@ -17,8 +17,9 @@ from pipeline.run.plan import Batches
 from pipeline.train.ema import Ema
 from pipeline.train.engine import STATE, Average, Engine, NonFinite, Runtime, build_engine
 from pipeline.train.feed import ahead, collated, micro_batches, on
-from pipeline.train.recipe import Acting, Batch, Clock, Recipe, Split, Sum, derived_seed
+from pipeline.train.recipe import Acting, Batch, Clock, Recipe, Split, Sum
 from pipeline.train.schedule import learning_rate_factor
+from pipeline.train.seeds import derived_seed
 
 FEW = 8  # micro-batches named where a loss is not finite
 SMALLEST = 1e-9  # a count is a number of terms, or a sum of their weights

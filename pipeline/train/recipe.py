@@ -1,6 +1,5 @@
 """The one contract that every model family signs: data, nets, loss, evaluate, sample."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -117,9 +116,3 @@ class Acting(Protocol):
 def stacked(items: list[dict[str, np.ndarray]]) -> Batch:
     """`Recipe.collate` for items of one shape: every entry with one more dimension, the first."""
     return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
-
-
-def derived_seed(seed: int, purpose: str, *progress: int) -> int:
-    """A 63-bit seed that is a pure function of (seed, purpose, progress): no generator state to save or restore."""
-    text = "/".join(map(str, (seed, purpose, *progress)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

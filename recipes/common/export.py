@@ -1,5 +1,6 @@
 """Stage `export`: a directory that stands alone, compared with the live model in a fresh process before it appears."""
 
+import importlib
 import json
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from pipeline.publish.licences import check_licence
 from pipeline.run.files import write_json
 from pipeline.run.stage import Context
 from recipes.common.afresh import run_afresh
+from recipes.common.alone import run_alone
 from recipes.common.images.config import Captioned
 from recipes.common.stages import family_module
 
@@ -44,12 +46,11 @@ def run(context: Context) -> dict[str, Any]:
     samplers = family_module(config, "sampler").load_samplers(config, inputs["prepare"], inputs["train"])
     live = next(iter(samplers.values()))(seeds, labels)
     exported.write(config, inputs["prepare"], inputs["train"], out)
-    request = {"seeds": seeds, "labels": labels, "sampler": next(iter(samplers))}
+    # Thousands of captions are no list.
+    classes = () if isinstance(config.data, Captioned) else prepared.classes
+    request = {"seeds": seeds, "labels": labels, "sampler": next(iter(samplers)), "classes": classes}
     write_json(out / "pictures.json", request)
     measured = compare(drawn_afresh(config.recipe, out), live)
-    classes = (
-        () if isinstance(config.data, Captioned) else prepared.classes
-    )  # thousands of captions are no list
     save_sheet(live, out / "pictures.png", columns_of(len(classes)))
     (out / "README.md").write_text(card.render(context, _about(config, measured, classes)), "utf-8")
     return measured
@@ -61,11 +62,16 @@ def _about(config: Any, measured: dict[str, int], classes: tuple[str, ...]) -> "
     from recipes.common.images.prepare import licence_of
 
     exported, side = family_module(config, "exported"), config.data.image_size
-    text = "Loaded in a fresh process; the pictures of pictures.json were compared byte for byte with the live model's."
+    file = getattr(exported, "FILE", None)
+    text = (
+        f"`{file}` was run in a process that could import no module of ours; its pictures equal the live model's."
+        if file
+        else "Loaded in a fresh process; the pictures of pictures.json equal the live model's byte for byte."
+    )
     return About(
         kind=f"{side} x {side} pictures",
         shown="![pictures](pictures.png)",
-        use=fenced(exported.USAGE, "python"),
+        use=fenced(exported.USAGE, "bash" if file else "python"),
         tags=exported.TAGS,
         classes=classes,
         licence=licence_of(config.data),
@@ -76,11 +82,16 @@ def _about(config: Any, measured: dict[str, int], classes: tuple[str, ...]) -> "
 def drawn_afresh(family: str, directory: Path) -> "np.ndarray":
     """The pictures of `directory`/pictures.json, from a process that has never seen the live model.
 
+    A family that publishes a file which draws is asked through it, with no module of ours in reach.
+
     Raises:
         RuntimeError: it drew none.
     """
     import numpy as np
 
+    file = getattr(importlib.import_module(f"recipes.{family}.exported"), "FILE", None)
+    if file:
+        return drawn_alone(directory, file)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pictures.npy"
         done = run_afresh("recipes.common.draw_export", family, directory, file)
@@ -88,6 +99,21 @@ def drawn_afresh(family: str, directory: Path) -> "np.ndarray":
         if done.returncode:
             raise RuntimeError(f"the exported directory draws nothing:\n{done.stderr[-2000:]}")
         return np.load(file)
+
+
+def drawn_alone(directory: Path, file: str) -> "np.ndarray":
+    """As drawn_afresh, by the published `file` itself."""
+    import numpy as np
+    from PIL import Image
+
+    seeds, labels = request_of(directory)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "row.png"
+        run_alone(directory, file, str(out), "--seeds", *map(str, seeds), "--labels", *map(str, labels))
+        with Image.open(out) as picture:
+            row = np.asarray(picture)
+    row = row[..., None] if row.ndim == 2 else row
+    return np.stack(np.split(row, len(seeds), axis=1))
 
 
 def compare(drawn: "np.ndarray", live: "np.ndarray") -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.train.recipe import derived_seed
+from pipeline.train.seeds import derived_seed
 
 
 def normal(seed: int, purpose: str, index: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from pipeline.run.errors import UserError
 from pipeline.train.recipe import Batch
-from recipes.common.images.dataset import ImageSplit, to_unit
+from recipes.common.images.dataset import ImageSplit
 from recipes.common.images.picture_net import PictureNet
+from recipes.common.images.pixels import to_unit
 from recipes.common.images.sheet import save_sheet
 from recipes.common.noise import normal, uniform
 from recipes.common.sample import columns_of, labels_in_turn

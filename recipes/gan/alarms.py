@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.common.images.dataset import to_unit
+from recipes.common.images.pixels import to_unit
 from recipes.common.scores.manifold import Distances, manifold
 from recipes.gan.losses import generator_loss
 

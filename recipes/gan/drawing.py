@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.common.chunks import in_chunks
-from recipes.common.images.dataset import to_pixels
+from recipes.common.images.pixels import to_pixels
 from recipes.common.noise import normal
 
 CHUNK = 64

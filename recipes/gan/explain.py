@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.run.errors import UserError
-from recipes.common.images.dataset import to_pixels
+from recipes.common.images.pixels import to_pixels
 from recipes.common.traversals import DIRECTIONS, STEPS, Direction, opened, write_page
 from recipes.gan.config import GanConfig, RingConfig
 from recipes.gan.drawing import latent_of

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.train.recipe import Batch, Split, Sum
-from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.images.dataset import ImageSplit, PreparedImages
+from recipes.common.images.pixels import to_unit
 from recipes.common.images.shape import Shape
 from recipes.common.images.sheet import save_sheet
 from recipes.common.noise import normal, uniform

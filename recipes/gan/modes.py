@@ -61,7 +61,7 @@ def digit_classifier(
     import torch
 
     from pipeline.train.loop import evaluate
-    from recipes.common.images.dataset import to_unit
+    from recipes.common.images.pixels import to_unit
     from recipes.common.images.shape import Shape
     from recipes.common.scores.classifier import ImageClassifier
     from recipes.common.training import trained_here

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.recipe import Batch, Sum, derived_seed
+from pipeline.train.recipe import Batch, Sum
+from pipeline.train.seeds import derived_seed
 from recipes.gan.config import Ring, RingConfig
 from recipes.gan.model import build_critic, build_generator
 

@@ -156,7 +156,7 @@ def look_at(lines: list[Line], data: Molecules) -> list[Looked]:
     from rdkit import Chem
 
     from pipeline.data.rows import BadRow
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
 
     found = []
     for line in lines:
@@ -199,7 +199,7 @@ def _texts(looked: Looked, split: str, edges: dict[str, list[float]], data: Mole
     """The molecule as documents: held out, alone; for training, behind what is asked for, a function of the seed."""
     import numpy as np
 
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
     from recipes.molecules.words import document, written
 
     if split != TRAIN:

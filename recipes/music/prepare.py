@@ -90,7 +90,7 @@ def copies_of(key: str, score: "Score", data: Music) -> list[str]:
     """The piece in other keys and tempos, some with bars to be filled in; a function of the seed and the key."""
     import numpy as np
 
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
     from recipes.music.words import bars_of, to_fill, words_of
 
     random = np.random.default_rng(derived_seed(data.seed, key))

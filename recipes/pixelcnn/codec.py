@@ -15,8 +15,8 @@ from torch import Tensor
 from recipes.common.coded import decoded, with_header
 from recipes.common.rans import Message, pop_table, push_table, table
 from recipes.common.threads import one_thread
+from recipes.pixelcnn.drawing import Columns
 from recipes.pixelcnn.gated import GatedPixelCnn
-from recipes.pixelcnn.sampler import Columns
 
 LANES = 50  # pictures coded together, each by a state of its own
 

@@ -19,8 +19,9 @@ def run(context: Context) -> dict[str, Any]:
 
     from recipes.common.images.dataset import PreparedImages
     from recipes.common.images.sheet import save_sheet
+    from recipes.pixelcnn.drawing import completed
     from recipes.pixelcnn.nets import load_net
-    from recipes.pixelcnn.sampler import completed, weight_files
+    from recipes.pixelcnn.sampler import weight_files
 
     config, settings = context.config, context.config.completion
     held_out = PreparedImages.open(context.inputs["prepare"], "held_out")

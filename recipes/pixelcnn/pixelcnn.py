@@ -60,7 +60,7 @@ class PixelCnn(PictureNet):
     @torch.no_grad()
     def sample(self, nets: dict[str, nn.Module], seeds: list[int], out: Path) -> dict[str, float]:
         """`out/samples.png`: sample i of seeds[i] and label i modulo the classes."""
-        from recipes.pixelcnn.sampler import sampler_of
+        from recipes.pixelcnn.drawing import sampler_of
 
         pictures = sampler_of(nets["pixelcnn"])(seeds, labels_in_turn(len(seeds), self.shape.classes))
         save_sheet(pictures, out / "samples.png", columns_of(self.shape.classes))

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum, derived_seed, stacked
+from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum, stacked
+from pipeline.train.seeds import derived_seed
 from recipes.common.estimate import flops_of
-from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.images.dataset import ImageSplit, PreparedImages
+from recipes.common.images.pixels import to_unit
 from recipes.common.images.shape import Shape
 from recipes.common.scores.classifier import Augmented, ConvolutionalNet
 from recipes.diffusion.config import ZERO_STAGES

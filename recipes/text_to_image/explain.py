@@ -125,7 +125,7 @@ def _spread(seen_PL: Tensor, side: int) -> Tensor:
 
 
 def _pixels(x_CHW: Tensor) -> np.ndarray:
-    from recipes.common.images.dataset import to_pixels
+    from recipes.common.images.pixels import to_pixels
 
     return to_pixels(x_CHW[None])[0].cpu().numpy()
 

@@ -61,7 +61,7 @@ class Retriever:
 
     def of_pictures(self, pictures: "np.ndarray") -> "np.ndarray":
         """uint8 (N, H, W, C) -> rows of length 1, fp32 (N, E): the same whatever stands beside a picture."""
-        from recipes.common.images.dataset import to_unit
+        from recipes.common.images.pixels import to_unit
 
         return self._rows(lambda part: self.net.of_pictures(to_unit(part)), pictures)
 
@@ -106,7 +106,8 @@ def network_of(retriever: Retriever, prepared: Path) -> "FeatureNetwork":
     """The picture net as what distances are taken in; its features' scale is a matter of chance, and is fixed."""
     import torch
 
-    from recipes.common.images.dataset import PreparedImages, to_unit
+    from recipes.common.images.dataset import PreparedImages
+    from recipes.common.images.pixels import to_unit
     from recipes.common.scores.features import FeatureNetwork
 
     device = next(retriever.net.parameters()).device

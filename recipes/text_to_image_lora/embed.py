@@ -87,7 +87,7 @@ def _write_moments(vae: Any, images: "np.ndarray", rows: int, file: Path) -> Non
     import numpy as np
     import torch
 
-    from recipes.common.images.dataset import to_unit
+    from recipes.common.images.pixels import to_unit
 
     scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
     out: Any = None

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train.recipe import derived_seed
+from pipeline.train.seeds import derived_seed
 from recipes.common.coded import decoded, with_header
 from recipes.common.rans import PRECISION, SLOTS, Message, pieces, pop_table, push_table, table
 from recipes.common.threads import one_thread
@@ -89,7 +89,7 @@ def _pop_picture(message: Message, net: Ladder, turns: list[np.ndarray]) -> tupl
 
 def _top_down(net: Ladder, image_SSC: np.ndarray, labels_1: Tensor, buckets_of) -> Tensor:
     """Walk the groups; buckets_of(mean, log_std), each float64 (n,), says which buckets a group's latents are in."""
-    from recipes.common.images.dataset import to_unit
+    from recipes.common.images.pixels import to_unit
     from recipes.vae.blocks import to_resolution
 
     features = net.encoder(to_unit(torch.from_numpy(image_SSC)[None]))

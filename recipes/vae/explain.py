@@ -12,9 +12,10 @@ import torch
 from pipeline.run.errors import UserError
 from recipes.common.traversals import DIRECTIONS, STEPS, Direction, opened, write_page
 from recipes.vae.config import VaeConfig
+from recipes.vae.drawing import CHUNK, latents_of, to_images
 from recipes.vae.ladder import Ladder
 from recipes.vae.nets import load_net
-from recipes.vae.sampler import CHUNK, latents_of, to_images, weight_files
+from recipes.vae.sampler import weight_files
 
 SEED = 0  # of the picture that is changed
 

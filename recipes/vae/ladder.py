@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recipes.common.images.dataset import to_unit
+from recipes.common.images.pixels import to_unit
 from recipes.vae.blocks import Encoder, Head, in_fp32, pixels_of, residuals, to_resolution
 from recipes.vae.config import Model
 from recipes.vae.likelihoods import likelihood_of

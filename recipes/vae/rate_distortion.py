@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.common.images.dataset import to_unit
+from recipes.common.images.pixels import to_unit
 from recipes.common.images.sheet import encoded, sheet
 from recipes.common.rans import Message, pop_table, push_table, table
 from recipes.vae.blocks import to_resolution
+from recipes.vae.drawing import to_images
 from recipes.vae.ladder import Ladder
 from recipes.vae.reconstruction import psnr
-from recipes.vae.sampler import to_images
 
 LANES = 64  # states of the coder; each costs four bytes of the whole
 REACH = 8.0  # the largest rounded latent, in prior standard deviations; beyond it latents are cut off

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.run.results import Score
 from pipeline.scores.intervals import bootstrap_interval
+from recipes.vae.drawing import to_images
 from recipes.vae.ladder import Ladder
-from recipes.vae.sampler import to_images
 from recipes.vae.vq import VectorQuantised, perplexity
 
 BATCH = 100  # pictures a forward

@@ -12,9 +12,9 @@ from torch import Tensor
 from recipes.common import noise
 from recipes.common.images.dataset import PreparedImages
 from recipes.common.images.sheet import save_sheet
+from recipes.vae.drawing import CHUNK, to_images
 from recipes.vae.ladder import Ladder
 from recipes.vae.reconstruction import reconstructed
-from recipes.vae.sampler import CHUNK, to_images
 from recipes.vae.vq import VectorQuantised
 
 PAIRS, STEPS = 10, 9  # rows and columns of the interpolations

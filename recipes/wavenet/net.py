@@ -20,7 +20,7 @@ from recipes.common.logistic import logistic_log_prob
 FULL_SCALE = 32768  # int16 samples are on [-1, 1) when divided by it
 LEVELS = 65536  # of a 16-bit sample
 MU = 255
-MIN_LOG_SCALE = -11.0  # of logistics: half of one of the 65,535 steps between samples
+NARROWEST = -11.0  # of logistics: half of one of the 65,535 steps between samples
 GAINS = (16, 4)  # of the two inputs
 LOG_FLOOR = 1e-5  # magnitudes of mel bands below it count as it
 
@@ -82,7 +82,7 @@ class LogisticMixture(nn.Module):
         reached = sums <= uniform_B2[:, :1] * sums[:, -1:]
         rows, chosen = np.arange(len(sums)), np.minimum(reached.sum(1), sums.shape[1] - 1)
         coin = uniform_B2[:, 1].astype(np.float64).clip(2.0**-25, 1 - 2.0**-24)
-        scale = np.exp(np.maximum(log_scales[rows, chosen], MIN_LOG_SCALE))
+        scale = np.exp(np.maximum(log_scales[rows, chosen], NARROWEST))
         found = centres[rows, chosen] + before_B / FULL_SCALE + scale * np.log(coin / (1 - coin))
         values = np.round((found + 1) * ((LEVELS - 1) / 2)).clip(0, LEVELS - 1)
         return values.astype(np.int64) - FULL_SCALE
@@ -91,7 +91,7 @@ class LogisticMixture(nn.Module):
         logits, centres, log_scales = (numbers if numbers.dtype == torch.float64 else numbers.float()).chunk(
             3, 1
         )
-        return logits, centres + before[:, None] / FULL_SCALE, log_scales.clamp(min=MIN_LOG_SCALE)
+        return logits, centres + before[:, None] / FULL_SCALE, log_scales.clamp(min=NARROWEST)
 
 
 class Mel(nn.Module):

@@ -185,7 +185,7 @@ def peer(
 
     build: makes them in place of `recipe.nets`, which may have set them up for our loop.
     """
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
 
     torch.manual_seed(derived_seed(recipe.training.seed, "weights"))
     nets = (build or recipe.nets)()
@@ -286,7 +286,8 @@ def gan_race(data: Path) -> Race:
 
 def pictures_of(data: Path) -> torch.Tensor:
     """Every training picture, decoded and scaled: fp32 (N, C, H, W) in [-1, 1]."""
-    from recipes.common.images.dataset import PreparedImages, to_unit
+    from recipes.common.images.dataset import PreparedImages
+    from recipes.common.images.pixels import to_unit
 
     return to_unit(torch.from_numpy(np.array(PreparedImages.open(data, "train").images))).contiguous()
 

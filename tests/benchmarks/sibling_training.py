@@ -161,7 +161,7 @@ def _trainer(data: Path, bf16: bool) -> Contestant:
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
     from transformers import TrainerCallback as Callback
 
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
     from recipes.seq2seq import vocabulary
     from recipes.seq2seq.groups import PairedTexts
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from pipeline.run.stage import open_recipe
 from recipes.common.images.shape import Shape
 from recipes.common.threads import one_thread
+from recipes.pixelcnn.drawing import coins_of, drawn
 from recipes.pixelcnn.gated import GatedPixelCnn
 from recipes.pixelcnn.nets import build
-from recipes.pixelcnn.sampler import coins_of, drawn
 from recipes.wavenet.generate import coins_of as coins_of_wave
 from recipes.wavenet.generate import generated
 from recipes.wavenet.net import WaveNet, features

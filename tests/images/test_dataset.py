@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.common.images.dataset import ImageSplit, PreparedImages, to_pixels, to_unit
+from recipes.common.images.dataset import ImageSplit, PreparedImages
+from recipes.common.images.pixels import to_pixels, to_unit
 
 
 @pytest.fixture

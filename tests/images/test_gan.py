@@ -20,6 +20,7 @@ from recipes.gan.drawing import drawn
 from recipes.gan.images import ImageSubject
 from recipes.gan.sampler import load_samplers
 from tests.helpers import ROOT
+from tests.images.by_file import by_file
 from tests.tiny_gan import image_config, shaken, tiny_gan
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -179,7 +180,7 @@ def test_the_exported_directory_draws_the_ema_generators_pictures_by_itself(trai
     exported.write(config, prepared, directory, tmp_path / "out")
     moved = shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     seeds, labels = list(range(20)), [seed % 10 for seed in range(20)]
-    assert np.array_equal(exported.load(moved)(seeds, labels), live(seeds, labels))
+    assert np.array_equal(by_file(moved, exported.FILE, seeds, labels), live(seeds, labels))
     last = load_samplers(*trained)["GAN, last step"]
     assert not np.array_equal(last(seeds, labels), live(seeds, labels))
     assert json.loads((moved / "config.json").read_text())["classes"] == [str(digit) for digit in range(10)]

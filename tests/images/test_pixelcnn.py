@@ -2,18 +2,28 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from pipeline.run.files import write_json
+from pipeline.run.stage import open_recipe
+from recipes.common.alone import run_alone
+from recipes.common.images.shape import Shape
+from recipes.pixelcnn import exported
 from recipes.pixelcnn.config import Model
+from recipes.pixelcnn.drawing import coins_of, drawn, sampler_of, to_images
 from recipes.pixelcnn.gated import GatedPixelCnn, initialise
+from recipes.pixelcnn.nets import NETS, describe, load_net
 from recipes.pixelcnn.pixels import LogisticMixture, Softmax
-from recipes.pixelcnn.sampler import coins_of, drawn, sampler_of, to_images
 from recipes.pixelcnn.score import marginal_nats_of, nats_of
 from recipes.vae.likelihoods import LogisticMixture as OfTheVae
 from tests.benchmarks.siblings import drawn_naively
+from tests.helpers import ROOT
+from tests.images.by_file import by_file
 
 SMALL = {"hidden_size": 8, "blocks": 3, "kernel": 3, "likelihood": "softmax"}
 KINDS = {
@@ -223,3 +233,28 @@ def test_the_probability_of_a_picture_is_the_mean_over_the_classes():
     each = torch.stack([torch.from_numpy(-nats_of(net, images, np.full(7, label))) for label in (0, 2)])
     expected = -(each.exp().mean(0)).log()
     np.testing.assert_allclose(marginal_nats_of(net, images, [0, 2]), expected.numpy(), rtol=1e-9)
+
+
+def test_the_published_file_draws_by_itself_and_refuses_what_it_has_no_class_for(tmp_path):
+    """With a net of every kind of pixel: a name that two modules of the bundle share would show here."""
+    for place, kind in enumerate(KINDS):
+        fields = SMALL | KINDS[kind]
+        config = pixelcnn_config(*(f"model.{key}={value}" for key, value in fields.items()), "train.ema_decay=0")
+        trained, out = tmp_path / f"t{place}", tmp_path / f"o{place}"
+        trained.mkdir()
+        out.mkdir()
+        net = net_of(8, classes=10, **KINDS[kind])
+        write_json(trained / NETS, describe(config.model, Shape(8, 1, 10)))
+        save_file(net.state_dict(), trained / "pixelcnn.safetensors")
+        exported.write(config, Path(), trained, out)
+        live = sampler_of(load_net(trained, "pixelcnn.safetensors"))([5, 6, 7], [0, 3, 9])
+        assert np.array_equal(by_file(out, exported.FILE, [5, 6, 7], [0, 3, 9]), live), kind
+    write_json(out / "pictures.json", {"classes": ["a", "b"]})
+    with pytest.raises(RuntimeError, match="a label is one of 0 to 1: a, b"):
+        run_alone(out, exported.FILE, "x.png", "--seeds", "1", "--labels", "2")
+    with pytest.raises(RuntimeError, match="2 seeds and 1 labels: as many of both"):
+        run_alone(out, exported.FILE, "x.png", "--seeds", "1", "2", "--labels", "1")
+
+
+def pixelcnn_config(*overrides: str):
+    return open_recipe(ROOT / "recipes/pixelcnn/digits.yaml", list(overrides))[0]

@@ -6,7 +6,7 @@ import torch
 
 from recipes.common.coded import DamagedMessage
 from recipes.pixelcnn.codec import LANES, decode, encode
-from recipes.pixelcnn.sampler import coins_of, completed, drawn, to_images
+from recipes.pixelcnn.drawing import coins_of, completed, drawn, to_images
 from recipes.pixelcnn.score import nats_of
 from tests.images.test_pixelcnn import KINDS, net_of
 

@@ -13,10 +13,12 @@ from pipeline.train.loop import Trainer, evaluate, steps
 from recipes.common.images.shape import Shape
 from recipes.vae import exported, stages, train
 from recipes.vae.bounds import elbo, importance_bound, marginal, value_of
+from recipes.vae.drawing import ladder_sampler
 from recipes.vae.ladder import Bound, Ladder, Posterior
 from recipes.vae.nets import NETS, build, describe
-from recipes.vae.sampler import ladder_sampler, load_samplers
+from recipes.vae.sampler import load_samplers
 from recipes.vae.vae import Vae, collapse, kl_weight, vae_loss
+from tests.images.by_file import by_file
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -242,7 +244,7 @@ def test_the_exported_directory_draws_what_the_live_model_draws(prepared, tmp_pa
         save_file({key: value for key, value in weights.items()}, trained / f"{name}.safetensors")
     exported.write(config, prepared, trained, out)
     samplers = load_samplers(config, prepared, trained)
-    drawn = exported.load(out)([0, 7], [1, 2])
+    drawn = by_file(out, exported.FILE, [0, 7], [1, 2])
     assert list(samplers) == ["EMA, mean pixels", "EMA, drawn pixels"]
     assert np.array_equal(drawn, samplers["EMA, mean pixels"]([0, 7], [1, 2]))
     assert np.array_equal(drawn, ladder_sampler(shaken_net(config, seed=1))([0, 7], [1, 2]))

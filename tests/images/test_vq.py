@@ -18,6 +18,7 @@ from recipes.vae.reconstruction import psnr, vq_scores
 from recipes.vae.sampler import load_samplers
 from recipes.vae.vae import Vae, code_use, vq_figures, vq_loss
 from recipes.vae.vq import Quantised, perplexity
+from tests.images.by_file import by_file
 from tests.images.vae_cases import prepared_digits, shaken_net, vae_config
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"), zero_stage=None)
@@ -135,7 +136,7 @@ def test_the_exported_directory_decodes_the_codes_that_the_live_model_shows(tmp_
     ((name, live),) = load_samplers(config, prepared, trained).items()
     assert name == "last step, reconstructions"
     seeds = list(range(60))
-    assert np.array_equal(exported.load(out)(seeds, seeds), live(seeds, seeds))
+    assert np.array_equal(by_file(out, exported.FILE, seeds, seeds), live(seeds, seeds))
     assert np.array_equal(live([41], [0]), live(seeds, seeds)[41:42])
 
 

@@ -19,7 +19,7 @@ from pipeline.lm.decoding import sample
 from pipeline.lm.directory import model_directory
 from pipeline.lm.prompts import chat_prompt
 from pipeline.run.errors import UserError
-from pipeline.train.recipe import derived_seed
+from pipeline.train.seeds import derived_seed
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from pipeline.lm.decoding import sample_batch
 from pipeline.lm.recipe import LanguageModel, TokenLoss, token_losses
 from pipeline.lm.tuning.rewards import raise_alike
 from pipeline.run.errors import UserError
-from pipeline.train.recipe import Batch, Clock, Loss, Sum, derived_seed
+from pipeline.train.recipe import Batch, Clock, Loss, Sum
+from pipeline.train.seeds import derived_seed
 
 
 class TokenLogps(TokenLoss):

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.data.order import Order
-from pipeline.train.recipe import derived_seed
+from pipeline.train.seeds import derived_seed
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,3 @@ class ImageSplit:
         if self.seed is not None and self.flip and derived_seed(self.seed, "flip", index) & 1:
             image = image[:, ::-1]
         return {"image": np.array(image), "label": np.array(self.images.labels[row])}
-
-
-def to_unit(images_BHWC: Tensor) -> Tensor:
-    """uint8 (B, H, W, C) -> fp32 (B, C, H, W) in [-1, 1], channels last in memory."""
-    return images_BHWC.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
-
-
-def to_pixels(x_BCHW: Tensor) -> Tensor:
-    """The inverse of to_unit, clamped and rounded: (B, C, H, W) -> uint8 (B, H, W, C)."""
-    pixels = ((x_BCHW.float() + 1) * 127.5).round().clamp(0, 255)
-    return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

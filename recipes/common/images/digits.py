@@ -36,7 +36,7 @@ def stacked_digits(images: Images) -> Source:
     Raises:
         UserError: as digits.
     """
-    from pipeline.train.recipe import derived_seed
+    from pipeline.train.seeds import derived_seed
 
     pixels, labels = load()
     held = np.array([is_held_out(f"digit:{number}", images.held_out) for number in range(len(labels))])

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 
 from pipeline.data.sources import is_held_out
-from pipeline.train.recipe import derived_seed
+from pipeline.train.seeds import derived_seed
 from recipes.common.images.config import Images
 from recipes.common.rows import Row, Source
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pipeline.train.recipe import Batch, Clock, Loss, Split, Sum, stacked
 from recipes.common.estimate import flops_of
 from recipes.common.images.config import Classifier
-from recipes.common.images.dataset import ImageSplit, PreparedImages, to_unit
+from recipes.common.images.dataset import ImageSplit, PreparedImages
+from recipes.common.images.pixels import to_unit
 from recipes.common.images.shape import Shape
 from recipes.common.noise import uniform
 from recipes.common.training import trained_here

@@ -164,7 +164,7 @@ def load_features(directory: Path) -> FeatureNetwork:
     """The classifier of a published `features` artifact, on the GPU where there is one."""
     import torch
 
-    from recipes.common.images.dataset import to_unit
+    from recipes.common.images.pixels import to_unit
 
     facts = json.loads((directory / NETWORK).read_text())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,23 @@
+"""The published net from its directory: the last part of the published file."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from recipes.pixelcnn.drawing import Sampler, sampler_of
+from recipes.pixelcnn.gated import GatedPixelCnn
+
+WEIGHTS, NETS = "model.safetensors", "nets.json"
+
+
+def load(directory: Path) -> Sampler:
+    """(seeds, labels) -> uint8 (B, S, S, C), from that directory alone."""
+    from safetensors.torch import load_file
+
+    found = json.loads((directory / NETS).read_text())
+    shape = found["shape"]
+    net = GatedPixelCnn(
+        SimpleNamespace(**found["model"]), shape["image_size"], shape["channels"], shape["classes"]
+    )
+    net.load_state_dict(load_file(directory / WEIGHTS))
+    return sampler_of(net.eval().requires_grad_(False))
