@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from recipes.pixelcnn.drawing import Sampler, sampler_of
 from recipes.pixelcnn.gated import GatedPixelCnn
+from recipes.pixelcnn.plus import PixelCnnPlus
 
 WEIGHTS, NETS = "model.safetensors", "nets.json"
 
@@ -15,9 +16,8 @@ def load(directory: Path) -> Sampler:
     from safetensors.torch import load_file
 
     found = json.loads((directory / NETS).read_text())
-    shape = found["shape"]
-    net = GatedPixelCnn(
-        SimpleNamespace(**found["model"]), shape["image_size"], shape["channels"], shape["classes"]
-    )
+    model, shape = SimpleNamespace(**found["model"]), found["shape"]
+    kind = PixelCnnPlus if model.architecture == "plus" else GatedPixelCnn
+    net = kind(model, shape["image_size"], shape["channels"], shape["classes"])
     net.load_state_dict(load_file(directory / WEIGHTS))
     return sampler_of(net.eval().requires_grad_(False))

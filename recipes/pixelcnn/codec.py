@@ -15,13 +15,12 @@ from torch import Tensor
 from recipes.common.coded import decoded, with_header
 from recipes.common.rans import Message, pop_table, push_table, table
 from recipes.common.threads import one_thread
-from recipes.pixelcnn.drawing import Columns
-from recipes.pixelcnn.gated import GatedPixelCnn
+from recipes.pixelcnn.net import PixelNet
 
 LANES = 50  # pictures coded together, each by a state of its own
 
 
-def encode(net: GatedPixelCnn, images_BSSC: np.ndarray, labels_B: np.ndarray) -> bytes:
+def encode(net: PixelNet, images_BSSC: np.ndarray, labels_B: np.ndarray) -> bytes:
     """A file: a line of JSON, then the message."""
     message = Message(LANES)
     with one_thread(), torch.no_grad():
@@ -31,7 +30,7 @@ def encode(net: GatedPixelCnn, images_BSSC: np.ndarray, labels_B: np.ndarray) ->
     return with_header(images_BSSC, message.to_bytes())
 
 
-def decode(net: GatedPixelCnn, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+def decode(net: PixelNet, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 (B, S, S, C) and labels int64 (B,) of a file. Raises as recipes.common.coded.decoded."""
 
     def pop(message: Message, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +41,7 @@ def decode(net: GatedPixelCnn, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     return decoded(content, LANES, pop)
 
 
-def _push(message: Message, net: GatedPixelCnn, values_nSSC: np.ndarray, labels_n: np.ndarray) -> None:
+def _push(message: Message, net: PixelNet, values_nSSC: np.ndarray, labels_n: np.ndarray) -> None:
     """Values are pushed from the last pixel to the first, so that they are popped from the first on."""
     given = torch.from_numpy(values_nSSC)
     coded: list[tuple[np.ndarray, np.ndarray]] = []
@@ -58,7 +57,7 @@ def _push(message: Message, net: GatedPixelCnn, values_nSSC: np.ndarray, labels_
         push_table(message, labels_n.astype(np.int64), table(np.ones(net.classes)))
 
 
-def _pop(message: Message, net: GatedPixelCnn, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _pop(message: Message, net: PixelNet, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of _push."""
     labels_n = np.zeros(count, np.int64)
     if net.classes:
@@ -72,12 +71,12 @@ def _pop(message: Message, net: GatedPixelCnn, count: int) -> tuple[np.ndarray, 
 
 
 def _walk(
-    net: GatedPixelCnn, labels_n: Tensor, value_of: Callable[[int, int, int, np.ndarray], Tensor]
+    net: PixelNet, labels_n: Tensor, value_of: Callable[[int, int, int, np.ndarray], Tensor]
 ) -> Tensor:
     """Values int64 (n, S, S, C), each what `value_of` says, which is shown the tables that it has."""
     size, channels = net.image_size, net.channels
     pixels_nSSC = torch.zeros(len(labels_n), size, size, channels, dtype=torch.int64)
-    columns = Columns(net, labels_n)
+    columns = net.columns(labels_n)
     for row in range(size):
         columns.begin(row, pixels_nSSC)
         for column in range(size):

@@ -19,9 +19,15 @@ from recipes.common.images.config import (
 class Model(Section):
     """Two stacks of gated convolutions: one over the rows above a pixel, one over what is left of it in its row."""
 
+    architecture: Literal["gated", "plus"] = what(
+        "gated",
+        "gated: one resolution, kernels of any width (arXiv:1606.05328); plus: residual blocks down to coarser "
+        "resolutions and up again, with short cuts between (PixelCNN++, arXiv:1701.05517)",
+    )
     hidden_size: int = what(..., "feature maps of each stack", ge=1)
-    blocks: int = what(..., "gated layers of each stack", ge=1)
-    kernel: int = what(5, "pixels a side that a layer looks over, odd", ge=3)
+    blocks: int = what(..., "gated layers of each stack; plus: residual blocks of a resolution, each way", ge=1)
+    resolutions: int = what(3, "plus: each has half the pixels a side of the one before", ge=1, le=6)
+    kernel: int = what(5, "gated: pixels a side that a layer looks over, odd", ge=3)
     likelihood: Literal["softmax", "logistic_mixture"] = what(
         ...,
         "of a pixel: a probability for each value (arXiv:1606.05328), or discretised logistics (arXiv:1701.05517)",
@@ -81,3 +87,13 @@ class PixelCnnConfig(Section):
     compression: Compression | None = Field(None, description="the compression stage; none: it is not there")
     utility: Utility | None = Field(None, description="training on synthetic pictures; none: it is not there")
     export: ImageExport = Field(..., description="the published model")
+
+    @model_validator(mode="after")
+    def _halves(self) -> "PixelCnnConfig":
+        halvings, side = self.model.resolutions - 1, self.data.image_size
+        if self.model.architecture == "plus" and side % 2**halvings:
+            most = next(count for count in range(halvings, -1, -1) if side % 2**count == 0) + 1
+            raise ValueError(
+                f"data.image_size = {side} cannot be halved {halvings} times; way out: model.resolutions={most}"
+            )
+        return self

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.pixelcnn.config import Model
-from recipes.pixelcnn.pixels import Pixels, pixels_of
+from recipes.pixelcnn.net import PixelNet, at_one, inputs_of
+from recipes.pixelcnn.pixels import pixels_of
 
 
 class Layer(nn.Module):
@@ -59,7 +60,7 @@ def gated(features_B2FSS: Tensor) -> Tensor:
     return values.tanh() * gates.sigmoid()
 
 
-class GatedPixelCnn(nn.Module):
+class GatedPixelCnn(PixelNet):
     """Log-probabilities of whole pictures in one pass."""
 
     def __init__(self, model: Model, image_size: int, channels: int, classes: int):
@@ -74,15 +75,9 @@ class GatedPixelCnn(nn.Module):
         self.layers = nn.ModuleList(
             Layer(count, model, classes, place == model.blocks - 1) for place, count in enumerate(inputs)
         )
-        self.likelihood: Pixels = pixels_of(model, channels)
+        self.likelihood = pixels_of(model, channels)
         self.mix = nn.Conv2d(width, width, 1)
         self.head = nn.Conv2d(width, self.likelihood.numbers, 1)
-
-    def forward(self, images_BSSC: Tensor, labels_B: Tensor) -> Tensor:
-        """The natural logarithm of each picture's probability, fp32 (B,)."""
-        pixels_BCSS = self.likelihood.quantised(images_BSSC.permute(0, 3, 1, 2))
-        numbers = self.numbers(self.likelihood.scaled(pixels_BCSS), labels_B)
-        return self.likelihood.log_prob(numbers, pixels_BCSS).sum((1, 2))
 
     def numbers(self, scaled_BCSS: Tensor, labels_B: Tensor) -> Tensor:
         """(B, P, S, S): of each pixel, from the pixels before it alone."""
@@ -94,28 +89,58 @@ class GatedPixelCnn(nn.Module):
             above = above + rows if place and rows is not None else rows
         return self.head(F.elu(self.mix(F.elu(left))))
 
+    def columns(self, labels_B: Tensor) -> "GatedColumns":
+        return GatedColumns(self, labels_B)
 
-@torch.no_grad()
-def initialise(net: GatedPixelCnn, images_BSSC: Tensor, labels_B: Tensor) -> None:
-    """Scale each convolution but the head so that its output on these pictures has mean 0 and variance 1 a feature map.
 
-    The data-dependent initialisation of arXiv:1602.07868, section 3, without the weights' own parametrisation.
-    """
+class GatedColumns:
+    """The net on one pixel at a time: the vertical stack once a row, the horizontal stack a column at a time."""
 
-    def scale(module: nn.Conv2d, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
-        mean, deviation = found.mean((0, 2, 3)), found.std((0, 2, 3))
-        deviation = torch.where(
-            deviation > 1e-6, deviation, 1.0
-        )  # what never changes is left as large as it is
-        module.weight /= deviation[:, None, None, None]
-        module.bias.copy_((module.bias - mean) / deviation)
-        return (found - mean[:, None, None]) / deviation[:, None, None]
+    def __init__(self, net: GatedPixelCnn, labels_B: Tensor):
+        self.net, self.count = net, len(labels_B)
+        self.layers: list[Layer] = list(net.layers)  # type: ignore[arg-type]
+        self.conditions = [layer.conditions(labels_B) for layer in self.layers]
+        widths = [layer.vertical.in_channels for layer in self.layers]
+        reach, size = net.reach, net.image_size
+        weight = self.layers[0].vertical.weight
+        # Of each layer's input: the last K + 1 rows with their margins, and this row up to here with its margin.
+        self.above = [weight.new_zeros(self.count, width, reach + 1, size + 2 * reach) for width in widths]
+        self.left = [weight.new_zeros(self.count, width, size + reach) for width in widths]
+        self.links: list[Tensor] = []
+        self.row = 0
 
-    hooks = [
-        module.register_forward_hook(scale)
-        for module in net.modules()
-        if isinstance(module, nn.Conv2d) and module is not net.head
-    ]
-    net(images_BSSC, labels_B)
-    for hook in hooks:
-        hook.remove()
+    def begin(self, row: int, pixels_BSSC: Tensor) -> None:
+        """Go on to a row, of which nothing is known yet: what the rows above say of all its pixels."""
+        self.row, self.links, reach = row, [], self.net.reach
+        rows = (
+            inputs_of(self.net.likelihood, pixels_BSSC[:, row - 1])
+            if row
+            else torch.zeros_like(self.above[0][:, :, 0, reach:-reach])
+        )
+        for place, layer in enumerate(self.layers):
+            strip = self.above[place]
+            strip[:, :, :-1] = strip[:, :, 1:].clone()
+            strip[:, :, -1, reach : reach + self.net.image_size] = rows
+            found = layer.vertical(strip)
+            self.links.append(layer.link(found)[:, :, 0])
+            self.left[place].zero_()
+            added = layer.down(found, self.conditions[place][0])
+            if added is not None:
+                rows = rows + added[:, :, 0] if place else added[:, :, 0]
+
+    def numbers(self, column: int, pixels_BSSC: Tensor) -> Tensor:
+        """(B, P) of the pixel at `column` of the row."""
+        reach = self.net.reach
+        here = torch.zeros_like(self.left[0][:, :, 0])
+        if column:
+            before = pixels_BSSC[:, self.row, column - 1 : column]
+            here = inputs_of(self.net.likelihood, before)[:, :, 0]
+        for place, layer in enumerate(self.layers):
+            row = self.left[place]
+            row[:, :, column + reach] = here
+            window = row[:, :, column : column + reach + 1].flatten(1)
+            found = F.linear(window, layer.horizontal.weight.flatten(1), layer.horizontal.bias)
+            found = (found + self.links[place][:, :, column])[:, :, None, None] + self.conditions[place][1]
+            added = at_one(layer.horizontal_out, gated(found)[:, :, 0, 0])
+            here = here + added if place else added
+        return at_one(self.net.head, F.elu(at_one(self.net.mix, F.elu(here))))

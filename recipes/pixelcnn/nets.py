@@ -11,11 +11,15 @@ from recipes.common.images.shape import Shape
 from recipes.common.training import NETS
 from recipes.pixelcnn.config import Model
 from recipes.pixelcnn.gated import GatedPixelCnn
+from recipes.pixelcnn.net import PixelNet
+from recipes.pixelcnn.plus import PixelCnnPlus
+
+NETS_BY_NAME = {"gated": GatedPixelCnn, "plus": PixelCnnPlus}
 
 
-def build(model: Model, shape: Shape) -> GatedPixelCnn:
+def build(model: Model, shape: Shape) -> PixelNet:
     """The net with fresh weights."""
-    return GatedPixelCnn(model, shape.image_size, shape.channels, shape.classes)
+    return NETS_BY_NAME[model.architecture](model, shape.image_size, shape.channels, shape.classes)
 
 
 def describe(model: Model, shape: Shape) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def describe(model: Model, shape: Shape) -> dict[str, Any]:
     return {"model": model.model_dump(mode="json"), "shape": asdict(shape)}
 
 
-def load_net(directory: Path, file: str) -> GatedPixelCnn:
+def load_net(directory: Path, file: str) -> PixelNet:
     """The net of nets.json with the weights in `file`, ready to be used."""
     found = json.loads((directory / NETS).read_text())
     net = build(Model(**found["model"]), Shape(**found["shape"]))

@@ -11,7 +11,7 @@ from pipeline.train.recipe import Batch, Clock, Loss, Sum
 from recipes.common.images.picture_net import PictureNet
 from recipes.common.images.sheet import save_sheet
 from recipes.common.sample import columns_of, labels_in_turn
-from recipes.pixelcnn.gated import initialise
+from recipes.pixelcnn.net import initialise
 from recipes.pixelcnn.nets import build, describe
 
 ZERO_STAGES = (1, 2)

@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from recipes.pixelcnn.gated import GatedPixelCnn
+from recipes.pixelcnn.net import PixelNet
 
 CHUNK = 100  # pictures a forward
 
 
 @torch.no_grad()
-def nats_of(net: GatedPixelCnn, images_BSSC: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
+def nats_of(net: PixelNet, images_BSSC: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
     """-log p(picture given its label), nats, float64 (B,)."""
     device = next(net.parameters()).device
     found = []
@@ -23,7 +23,7 @@ def nats_of(net: GatedPixelCnn, images_BSSC: np.ndarray, labels_B: np.ndarray) -
     return torch.cat(found).numpy()
 
 
-def marginal_nats_of(net: GatedPixelCnn, images_BSSC: np.ndarray, labels: list[int]) -> np.ndarray:
+def marginal_nats_of(net: PixelNet, images_BSSC: np.ndarray, labels: list[int]) -> np.ndarray:
     """-log p(picture), nats, float64 (B,): the mean over these labels, which are equally probable."""
     each = [nats_of(net, images_BSSC, np.full(len(images_BSSC), label)) for label in labels]
     return np.log(len(labels)) - np.logaddexp.reduce(-np.stack(each), axis=0)

@@ -26,7 +26,7 @@ from pipeline.run.stage import open_recipe
 from recipes.common.images.shape import Shape
 from recipes.common.threads import one_thread
 from recipes.pixelcnn.drawing import coins_of, drawn
-from recipes.pixelcnn.gated import GatedPixelCnn
+from recipes.pixelcnn.net import PixelNet
 from recipes.pixelcnn.nets import build
 from recipes.wavenet.generate import coins_of as coins_of_wave
 from recipes.wavenet.generate import generated
@@ -41,7 +41,7 @@ SAMPLES = 1000  # of a wave
 
 
 @torch.no_grad()
-def drawn_naively(net: GatedPixelCnn, labels_B: Tensor, coins_BSSC: Tensor) -> Tensor:
+def drawn_naively(net: PixelNet, labels_B: Tensor, coins_BSSC: Tensor) -> Tensor:
     """What `drawn` draws, by a pass over the whole picture for each pixel."""
     size = net.image_size
     pixels_BSSC = torch.zeros(

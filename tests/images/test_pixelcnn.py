@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.run.errors import UserError
 from pipeline.run.files import write_json
 from pipeline.run.stage import open_recipe
 from recipes.common.alone import run_alone
@@ -16,8 +17,8 @@ from recipes.common.images.shape import Shape
 from recipes.pixelcnn import exported
 from recipes.pixelcnn.config import Model
 from recipes.pixelcnn.drawing import coins_of, drawn, sampler_of, to_images
-from recipes.pixelcnn.gated import GatedPixelCnn, initialise
-from recipes.pixelcnn.nets import NETS, describe, load_net
+from recipes.pixelcnn.net import PixelNet, initialise
+from recipes.pixelcnn.nets import NETS, build, describe, load_net
 from recipes.pixelcnn.pixels import LogisticMixture, Softmax
 from recipes.pixelcnn.score import marginal_nats_of, nats_of
 from recipes.vae.likelihoods import LogisticMixture as OfTheVae
@@ -31,12 +32,13 @@ KINDS = {
     "few levels": {"levels": 4},
     "logistics": {"likelihood": "logistic_mixture", "mixtures": 3},
 }
+PLUS = {"architecture": "plus", "blocks": 1, "resolutions": 2}
 
 
-def net_of(size=6, channels=1, classes=3, scale=3.0, **fields) -> GatedPixelCnn:
+def net_of(size=6, channels=1, classes=3, scale=3.0, **fields) -> PixelNet:
     """A net whose weights are large enough that every path through it shows."""
     torch.manual_seed(0)
-    net = GatedPixelCnn(Model(**(SMALL | fields)), size, channels, classes)
+    net = build(Model(**(SMALL | fields)), Shape(size, channels, classes))
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             parameter.mul_(1.0 if "classes" in name or "seen" in name else scale)
@@ -51,10 +53,19 @@ def pictures(count, size=6, channels=1):
     )
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_a_pixel_sees_all_pixels_before_it_and_none_after(kernel):
-    size, channels = 5, 2
-    net = net_of(size, channels, kernel=kernel, blocks=6, scale=1.0).double()
+NETS_THAT_SEE_ALL = {
+    "reach 1": {"kernel": 3, "blocks": 6},
+    "reach 2": {"kernel": 5, "blocks": 6},
+    "plus": PLUS | {"blocks": 2},
+    "plus, three resolutions": PLUS | {"resolutions": 3, "blocks": 3},
+}
+
+
+@pytest.mark.parametrize("kind", NETS_THAT_SEE_ALL)
+def test_a_pixel_sees_all_pixels_before_it_and_none_after(kind):
+    fields = NETS_THAT_SEE_ALL[kind]
+    size, channels = 8 if "architecture" in fields else 5, 2
+    net = net_of(size, channels, scale=1.0, **fields).double()
     scaled = torch.rand(1, channels, size, size, dtype=torch.float64, requires_grad=True)
     numbers = net.numbers(scaled, torch.tensor([1]))
     for row, column in itertools.product(range(size), repeat=2):
@@ -120,9 +131,10 @@ def test_summed_over_blue_logistics_of_three_channels_are_those_of_two():
     torch.testing.assert_close(totals, expected, rtol=1e-4, atol=0)
 
 
-def test_the_likelihood_of_binary_pictures_is_that_of_enumeration():
+@pytest.mark.parametrize("fields", [{"blocks": 2}, PLUS], ids=["gated", "plus"])
+def test_the_likelihood_of_binary_pictures_is_that_of_enumeration(fields):
     """All sixteen of 2 x 2: they sum to one, and each is the product of its pixels' probabilities given the others."""
-    net = net_of(2, 1, levels=2, blocks=2)
+    net = net_of(2, 1, levels=2, **fields)
     every = torch.tensor(list(itertools.product((0, 255), repeat=4)), dtype=torch.uint8).view(16, 2, 2, 1)
     labels = torch.full((16,), 2)
     with torch.no_grad():
@@ -148,12 +160,19 @@ def test_grey_logistics_are_those_of_the_vae():
     torch.testing.assert_close(ours.log_prob(numbers, pixels), expected)
 
 
-CASES = [(kind, channels, kernel) for kind in KINDS for channels, kernel in ((1, 5), (3, 3))]
+WAYS = {
+    "reach 2, grey": (6, 1, 1.5, {"kernel": 5}),
+    "reach 1, colours": (6, 3, 1.5, {"kernel": 3}),
+    "plus, grey": (8, 1, 2.0, PLUS | {"resolutions": 3}),
+    "plus, colours": (6, 3, 2.0, PLUS | {"blocks": 2}),
+}
 
 
-@pytest.mark.parametrize(("kind", "channels", "kernel"), CASES)
-def test_cached_sampling_is_naive_sampling_bit_for_bit(kind, channels, kernel):
-    net = net_of(6, channels, kernel=kernel, scale=1.5, **KINDS[kind])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_cached_sampling_is_naive_sampling_bit_for_bit(kind, way):
+    size, channels, scale, fields = WAYS[way]
+    net = net_of(size, channels, scale=scale, **KINDS[kind], **fields)
     labels, coins = torch.tensor([0, 1, 2, 0]), coins_of(net, [3, 4, 5, 6])
     cached, naive = drawn(net, labels, coins), drawn_naively(net, labels, coins)
     assert torch.equal(cached, naive)
@@ -195,7 +214,7 @@ def test_the_sampler_gives_pictures_of_the_full_range():
 
 def test_every_layer_begins_with_outputs_of_mean_0_and_variance_1():
     torch.manual_seed(0)
-    net = GatedPixelCnn(Model(**SMALL), 6, 1, 3).eval()
+    net = build(Model(**SMALL), Shape(6, 1, 3)).eval()
     images, labels = pictures(32), torch.arange(32) % 3
     initialise(net, images, labels)
     seen = {}
@@ -210,6 +229,16 @@ def test_every_layer_begins_with_outputs_of_mean_0_and_variance_1():
         torch.testing.assert_close(
             found.std((0, 2, 3)), torch.ones(found.shape[1]), atol=1e-3, rtol=0, msg=name
         )
+
+
+@torch.no_grad()
+def test_plus_streams_are_apart_at_every_resolution():
+    """A pixel of the last row sees the first one through the coarsest level, and a net of one level has none."""
+    net = net_of(8, 1, **PLUS)
+    assert [level.last for level in net.levels] == [False, True]
+    assert not hasattr(net_of(8, 1, **(PLUS | {"resolutions": 1})).levels[0], "narrow_left")
+    with pytest.raises(UserError, match="cannot be halved 3 times; way out: model.resolutions=3"):
+        pixelcnn_config("model.architecture=plus", "data.image_size=12", "data.on_size=crop", "model.resolutions=4")
 
 
 def test_a_uniform_net_takes_log2_of_the_levels():
@@ -237,13 +266,14 @@ def test_the_probability_of_a_picture_is_the_mean_over_the_classes():
 
 def test_the_published_file_draws_by_itself_and_refuses_what_it_has_no_class_for(tmp_path):
     """With a net of every kind of pixel: a name that two modules of the bundle share would show here."""
-    for place, kind in enumerate(KINDS):
-        fields = SMALL | KINDS[kind]
+    kinds = KINDS | {"plus": PLUS}
+    for place, kind in enumerate(kinds):
+        fields = SMALL | kinds[kind]
         config = pixelcnn_config(*(f"model.{key}={value}" for key, value in fields.items()), "train.ema_decay=0")
         trained, out = tmp_path / f"t{place}", tmp_path / f"o{place}"
         trained.mkdir()
         out.mkdir()
-        net = net_of(8, classes=10, **KINDS[kind])
+        net = net_of(8, classes=10, **kinds[kind])
         write_json(trained / NETS, describe(config.model, Shape(8, 1, 10)))
         save_file(net.state_dict(), trained / "pixelcnn.safetensors")
         exported.write(config, Path(), trained, out)
