@@ -49,8 +49,8 @@ def _picture_recipe(recipe: str, data: str, section: Any, column: str) -> str:
         "on_size": "crop",
     }
     if kind != "folder":
-        settings |= _columns_picture_recipe(data, column)
-    elif section is Images and not any(child.is_dir() for child in path.iterdir()):
+        settings |= _columns_of_pictures(data, column)
+    elif section is Images and path.is_dir() and not any(child.is_dir() for child in path.iterdir()):
         settings["label_column"] = None
     source = open_source(section(**settings))
     sizes, grey = _looked_at(source)
@@ -69,7 +69,7 @@ def _picture_recipe(recipe: str, data: str, section: Any, column: str) -> str:
     return _text(recipe, data, found, without)
 
 
-def _columns_picture_recipe(data: str, column: str) -> dict[str, Any]:
+def _columns_of_pictures(data: str, column: str) -> dict[str, Any]:
     """The columns of a table: the one that holds pictures, and one of the usual names for what is said of them."""
     row = _first_row(data)
     holds = [name for name, value in row.items() if isinstance(value, bytes | dict) or hasattr(value, "size")]
@@ -212,6 +212,8 @@ def _first_row(data: str) -> dict[str, Any]:
         return columns_of(source, next(iter(table_rows(source))))
     except BadRow as bad:
         raise UserError(f"{data}: {bad}") from None
+    except UserError as error:
+        raise UserError(str(error).replace("chat.path: ", "").replace("chat: ", "").split("\nway out")[0]) from None
     except StopIteration:
         raise UserError(f"{data} has no rows") from None
 

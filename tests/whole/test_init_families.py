@@ -1,12 +1,15 @@
 """Catches a family's first recipe that is refused, that keeps another data set's settings, or looks at nothing."""
 
+import io
 import json
 
 import numpy as np
+import pyarrow
 import pytest
 import soundfile
 import yaml
 from PIL import Image
+from pyarrow import parquet
 
 from pipeline.run.errors import UserError
 from pipeline.run.stage import check_all, decisions, first_recipe_of, open_recipe
@@ -84,3 +87,31 @@ def test_what_cannot_be_begun_is_said(tmp_path):
     with pytest.raises(UserError, match="headwater init has no first recipe for design"):
         first_recipe_of("design")
     assert first_recipe_of("meta-llama/Llama-3.2-1B") is None and first_recipe_of("no such family") is None
+
+
+def test_a_table_of_pictures_is_known_by_its_columns(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (30, 20), (9, 80, 200)).save(picture, "PNG")
+    rows = {"photo": [{"bytes": picture.getvalue(), "path": None}] * 40, "label": [0, 1] * 20}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "p.parquet")
+    tree = yaml.safe_load(first_recipe_of("vae")(str(tmp_path / "p.parquet")))["data"]
+    assert (tree["source"], tree["image_column"], tree["label_column"]) == ("parquet", "photo", "label")
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "said"),
+    [
+        ("vae", "nowhere", "nothing at .*nowhere"),
+        ("wavenet", "nowhere", "nothing at .*nowhere"),
+        ("seq2seq", "nowhere.jsonl", "^nothing at .*nowhere.jsonl"),
+        ("gan", "a.png", "is a file\nexpected: a folder of pictures"),
+        ("seq2seq", "a.jsonl", "a.jsonl: not JSON"),
+        ("transcription", "empty", "no clip in"),
+    ],
+)
+def test_data_that_are_not_there_or_not_of_the_kind_are_named(tmp_path, family, name, said):
+    (tmp_path / "empty").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "a.jsonl").write_text("nope\n")
+    with pytest.raises(UserError, match=said):
+        first_recipe_of(family)(str(tmp_path / name))
