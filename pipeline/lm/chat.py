@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from pipeline.lm.calls import Call, Tools, calls_in
 from pipeline.lm.directory import directory_of
 from pipeline.run.errors import UserError
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from pipeline.data.chat import ChatEncoder, Messages
+
+ROUNDS = 8  # of calls in one answer
 
 HELP = (
     "/retry answers the last turn anew, /system WORDS begins anew under them, "
@@ -36,6 +40,7 @@ class Talk:
     temperature: float | None
     top_p: float
     seed: int
+    tools: Tools | None = None
     system: str | None = None
     messages: Messages = field(default_factory=list)
     turns: int = 0
@@ -43,26 +48,47 @@ class Talk:
     def answer(self, text: str, out: TextIO) -> int:
         """Add the user's turn and write the model's answer to `out` as it comes; how many old messages were dropped.
 
+        Where the answer calls tools, they are called, what they give is shown, and the model goes on with it.
+
         Raises:
             UserError: the turn alone is too long for the model's positions.
         """
+        messages, dropped, turns = [*self.messages, {"role": "user", "content": text}], 0, self.turns
+        for _ in range(ROUNDS):
+            before = len(messages)
+            prompt, messages = self._fit(messages)
+            dropped += before - len(messages)
+            spoken = self._speak(prompt, turns, out)
+            turns += 1
+            calls = calls_in(spoken) if self.tools else []
+            if not calls:
+                messages = [*messages, {"role": "assistant", "content": spoken}]
+                break
+            messages = [*messages, _calling(spoken, calls)]
+            for call in calls:
+                result = self.tools.result(call)
+                out.write(f"\n({call['name']} {json.dumps(call['arguments'], ensure_ascii=False)} gives {result})\n")
+                messages = [*messages, {"role": "tool", "name": call["name"], "content": result}]
+        else:
+            out.write(f"\n(no more calls: {ROUNDS} rounds of them are the most)")
+            messages = [*messages, {"role": "assistant", "content": ""}]
+        self.messages, self.turns = messages, turns
+        return dropped
+
+    def _speak(self, prompt: list[int], turn: int, out: TextIO) -> str:
+        """What the model says next, written as it comes."""
         from pipeline.lm.decoding import stream
         from pipeline.lm.prompts import stop_ids
         from pipeline.train.seeds import derived_seed
 
-        asked = [*self.messages, {"role": "user", "content": text}]
-        prompt, kept = self._fit(asked)
-        stop = stop_ids(self.model, self.tokenizer)
-        seeds = [derived_seed(self.seed, "chat", self.turns)]
+        stop, spoken = stop_ids(self.model, self.tokenizer), ""
+        seeds = [derived_seed(self.seed, "chat", turn)]
         found = stream(self.model, [prompt], self.max_new_tokens, self.temperature, self.top_p, seeds, stop)
-        spoken = ""
         for piece in pieces(self.tokenizer, (tokens[0] for tokens in found)):
             spoken += piece
             out.write(piece)
             out.flush()
-        self.messages = [*kept, {"role": "assistant", "content": spoken}]
-        self.turns += 1
-        return len(asked) - len(kept)
+        return spoken
 
     def reset(self) -> None:
         self.messages, self.turns = [], 0
@@ -85,13 +111,16 @@ class Talk:
         """The user's last turn, which with its answer was not said; None: there is none."""
         if not self.messages:
             return None
-        *self.messages, asked, _ = self.messages
-        return asked["content"]
+        last = max(place for place, message in enumerate(self.messages) if message["role"] == "user")
+        text = self.messages[last]["content"]
+        self.messages = self.messages[:last]
+        return text
 
     @property
-    def said(self) -> Messages:
+    def said(self) -> dict[str, Any]:
         """The conversation as a row of training data has it."""
-        return self._under(self.messages)
+        offered = {"tools": list(self.tools.schemas)} if self.tools else {}
+        return {"messages": self._under(self.messages), **offered}
 
     def _under(self, messages: Messages) -> Messages:
         return [*([{"role": "system", "content": self.system}] if self.system else []), *messages]
@@ -99,7 +128,7 @@ class Talk:
     def _prompt(self, messages: Messages) -> list[int]:
         from pipeline.lm.prompts import chat_prompt
 
-        return chat_prompt(self.encoder, self._under(messages))
+        return chat_prompt(self.encoder, self._under(messages), self.tools.schemas if self.tools else ())
 
     def _fit(self, messages: Messages) -> tuple[list[int], Messages]:
         """The prompt's ids and the messages in it: the oldest exchanges go until an answer has room too."""
@@ -110,12 +139,20 @@ class Talk:
             prompt = self._prompt(messages)
             if limit is None or len(prompt) + min(self.max_new_tokens, limit // 2) <= limit:
                 return prompt, messages
-            if len(messages) < 3:
+            later = [place for place, message in enumerate(messages) if place and message["role"] == "user"]
+            if not later:
                 raise UserError(
                     f"too long: {len(prompt)} tokens, and the model has {limit} positions, "
                     f"{min(self.max_new_tokens, limit // 2)} of them kept for the answer"
                 )
-            messages = messages[2:]
+            messages = messages[later[0] :]
+
+
+def _calling(spoken: str, calls: list[Call]) -> dict[str, Any]:
+    """An assistant's message with calls, and the words that it wrote before the first one."""
+    words = re.split(r"<tool_call>|[\[{]", spoken, maxsplit=1)[0].strip()
+    made = [{"type": "function", "function": call} for call in calls]
+    return {"role": "assistant", "content": words, "tool_calls": made}
 
 
 def pieces(tokenizer: PreTrainedTokenizerFast, tokens: Iterator[int | None]) -> Iterator[str]:
@@ -134,20 +171,23 @@ def pieces(tokenizer: PreTrainedTokenizerFast, tokens: Iterator[int | None]) -> 
 
 
 def open_talk(
-    model: str, max_new_tokens: int, temperature: float, top_p: float, seed: int
+    model: str, max_new_tokens: int, temperature: float, top_p: float, seed: int, tools: Path | None = None
 ) -> tuple[Path, Talk]:
     """Load a model and its tokenizer, by its directory, a run's, or its name on the Hub. temperature: 0: the likeliest.
 
+    tools: a Python file whose functions the model may call.
+
     Raises:
-        UserError: no model, or a tokenizer without a chat template.
+        UserError: no model, a tokenizer without a chat template, or as Tools.
     """
     from pipeline.data.chat import ChatEncoder
     from pipeline.lm.model import load_tokenizer, ready
 
-    directory = directory_of(model)
+    directory, offered = directory_of(model), Tools(tools) if tools else None
     tokenizer = load_tokenizer(directory)
-    encoder = ChatEncoder(tokenizer)
-    return directory, Talk(ready(directory), tokenizer, encoder, max_new_tokens, temperature or None, top_p, seed)
+    encoder = ChatEncoder(tokenizer, unwritten="text" if offered else "error")
+    how = max_new_tokens, temperature or None, top_p, seed
+    return directory, Talk(ready(directory), tokenizer, encoder, *how, tools=offered)
 
 
 def chat(talk: Talk, lines: Iterator[str], out: TextIO) -> None:
@@ -182,7 +222,7 @@ def _obey(talk: Talk, command: str, rest: str, out: TextIO) -> None:
     elif command == "/save" and rest.strip():
         try:
             with open(Path(rest.strip()).expanduser(), "a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": talk.said}, ensure_ascii=False) + "\n")
+                file.write(json.dumps(talk.said, ensure_ascii=False) + "\n")
             print(f"(added to {rest.strip()})", file=out)
         except OSError as error:
             print(f"({error.strerror}: {rest.strip()})", file=out)
@@ -225,7 +265,8 @@ def run_chat(arguments: list[str]) -> int:
         UserError: as open_talk.
     """
     given = _parser().parse_args(arguments)
-    directory, talk = open_talk(given.run, given.max_new_tokens, given.temperature, given.top_p, given.seed)
+    how = given.max_new_tokens, given.temperature, given.top_p, given.seed
+    directory, talk = open_talk(given.run, *how, given.tools)
     if given.system:
         talk.begin_under(given.system)
     if not sys.stdin.isatty():
@@ -248,6 +289,9 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature", type=_not_negative, default=0.8, help="0: always the likeliest token"
     )
     parser.add_argument("--top-p", type=_probability, default=0.95, help="nucleus probability")
+    parser.add_argument(
+        "--tools", type=Path, metavar="FILE.py", help="functions that the model may call; they run here, as you"
+    )
     parser.add_argument("--system", help="what the conversation stands under")
     parser.add_argument("--seed", type=int, default=0, help="the same seed and turns give the same answers")
     return parser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -19,13 +19,13 @@ def document_prompt(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return [separators(tokenizer)[0], *ids.tolist()]
 
 
-def chat_prompt(encoder: ChatEncoder, messages: Messages) -> list[int]:
+def chat_prompt(encoder: ChatEncoder, messages: Messages, tools: tuple[dict[str, Any], ...] = ()) -> list[int]:
     """The ids that generation is prompted with; control tokens typed in a message stay text, as in training.
 
     Raises:
         UserError: as ChatTemplate.prompt.
     """
-    return encoder.prompt_ids(messages)
+    return encoder.prompt_ids(messages, tools)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None) -> frozenset[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pipeline.data.chat import ChatEncoder, Messages
+from pipeline.lm.calls import Call, call_of, calls_in, fits, parameters_of
 from pipeline.lm.decoding import sample_batch
 from pipeline.run.results import Score
 from pipeline.run.terminal import bar
@@ -24,9 +24,6 @@ VERDICTS = {
     "right": "make the calls of the held-out answer: the same tools in the same order with equal arguments",
 }
 
-Call = dict[str, Any]  # {"name", "arguments"}
-
-
 class Asked(NamedTuple):
     """A conversation up to an answer that calls tools: its ids, the tools on offer, and the calls that are right.
 
@@ -38,56 +35,6 @@ class Asked(NamedTuple):
     tools: tuple[dict[str, Any], ...]
     calls: list[Call]
     length: int
-
-
-def calls_in(text: str) -> list[Call]:
-    """The calls in what a model wrote: JSON objects with a name and arguments, alone or in lists, whatever is around.
-
-    `parameters` stands for arguments, too; arguments may be JSON text of an object.
-    """
-    decoder, found, place = json.JSONDecoder(), [], 0
-    while 0 <= (place := _next_json(text, place)):
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except (json.JSONDecodeError, RecursionError):
-            place += 1
-            continue
-        found += [call for one in (value if isinstance(value, list) else [value]) if (call := _call(one))]
-    return found
-
-
-def _next_json(text: str, place: int) -> int:
-    return min((at for at in (text.find("{", place), text.find("[", place)) if at >= 0), default=-1)
-
-
-def _call(value: Any) -> Call | None:
-    if not isinstance(value, dict):
-        return None
-    value = value["function"] if isinstance(value.get("function"), dict) else value
-    arguments = value.get("arguments", value.get("parameters"))
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (json.JSONDecodeError, RecursionError):
-            return None
-    named = isinstance(value.get("name"), str) and isinstance(arguments, dict)
-    return {"name": value["name"], "arguments": arguments} if named else None
-
-
-def fits(call: Call, tools: tuple[dict[str, Any], ...]) -> bool:
-    """Whether the tool was offered, and takes such arguments: none it does not name, all that it requires."""
-    import jsonschema
-
-    offered = {tool["function"]["name"]: _parameters(tool) for tool in tools}
-    if call["name"] not in offered:
-        return False
-    own = offered[call["name"]]
-    named_alone = {"additionalProperties": False} if "properties" in own else {}
-    return jsonschema.Draft202012Validator(named_alone | own).is_valid(call["arguments"])
-
-
-def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
-    return tool["function"].get("parameters") or {}
 
 
 def _is_schema(parameters: Any) -> bool:
@@ -137,8 +84,8 @@ class ToolCalls:
         answer = "".join(piece.answer for piece in layout.pieces)
         length = int(np.count_nonzero(encoder.encode([layout]).targets))
         prompt = encoder.prompt_ids(messages[:place], tools)
-        right = [call for one in messages[place]["tool_calls"] if (call := _call(one))]
-        if not all(_is_schema(_parameters(tool)) for tool in tools):
+        right = [call for one in messages[place]["tool_calls"] if (call := call_of(one))]
+        if not all(_is_schema(parameters_of(tool)) for tool in tools):
             self.untyped += 1
         elif calls_in(answer) != right:
             self.unread += 1

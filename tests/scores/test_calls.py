@@ -5,8 +5,9 @@ import io
 import pytest
 
 from pipeline.data.chat import ChatEncoder
+from pipeline.lm.calls import calls_in, fits
 from pipeline.scores import calls
-from pipeline.scores.calls import ToolCalls, calls_in, fits
+from pipeline.scores.calls import ToolCalls
 from pipeline.scores.score import Settings
 from tests.stages.tiny_model import make_tokenizer
 

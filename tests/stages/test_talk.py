@@ -14,6 +14,7 @@ from pipeline.data import sources
 from pipeline.data.chat import ChatEncoder
 from pipeline.data.config import Chat
 from pipeline.lm import chat
+from pipeline.lm.calls import Tools
 from pipeline.lm.chat import Talk, pieces, run_chat
 from pipeline.lm.decoding import sample
 from pipeline.lm.directory import model_directory
@@ -127,8 +128,8 @@ def test_a_system_message_stands_before_every_turn(make_talk, tokenizer):
     assert talk.messages[1]["content"] == tokenizer.decode(ids, skip_special_tokens=True)
     for _ in range(4):  # older turns go, what they stand under does not
         said(talk, "and then the other thing")
-    assert talk.said[0] == system and talk.messages[0]["role"] == "user"
-    assert said(talk, "/system") == "(begins anew)\n" and talk.said == []
+    assert talk.said["messages"][0] == system and talk.messages[0]["role"] == "user"
+    assert said(talk, "/system") == "(begins anew)\n" and talk.said == {"messages": []}
 
 
 def test_a_template_without_a_system_turn_refuses_it_and_nothing_is_forgotten(
@@ -138,7 +139,7 @@ def test_a_template_without_a_system_turn_refuses_it_and_nothing_is_forgotten(
     said(talk, "what?")
     before = list(talk.messages)
 
-    def refused(messages):
+    def refused(messages, tools=()):
         raise UserError("the chat template refuses these messages: no system")
 
     monkeypatch.setattr(talk.encoder, "prompt_ids", refused)
@@ -151,11 +152,119 @@ def test_a_saved_conversation_is_a_row_to_train_on(make_talk, tmp_path):
     file = tmp_path / "said.jsonl"
     said(talk, "/system be brief", "what is it?", f"/save {file}", "and then?", f"/save {file}")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [len(row["messages"]) for row in rows] == [3, 5] and rows[1]["messages"] == talk.said
+    assert [len(row["messages"]) for row in rows] == [3, 5] and rows[1] == talk.said
     found = list(sources.conversations(Chat(path=str(file)), []))
     assert [list(row.messages) for row in found] == [row["messages"] for row in rows]
     assert said(talk, f"/save {tmp_path}") == f"(Is a directory: {tmp_path})\n"
     assert said(talk, "/save") == f"({chat.HELP})\n"
+
+
+TOOLS = '''
+import math
+
+calls = []
+
+
+def area(width: float, height: float = 1.0) -> float:
+    """The area of a rectangle.
+
+    Args:
+        width: in metres
+        height: in metres
+    """
+    calls.append((width, height))
+    return width * height
+
+
+def fails(why: str) -> str:
+    """Fails.
+
+    Args:
+        why: what is wrong
+    """
+    raise ValueError(why)
+
+
+def _hidden():
+    pass
+'''
+
+
+@pytest.fixture
+def with_tools(make_talk, tmp_path, monkeypatch, tokenizer):
+    """`with_tools(said, ...)`: a talk whose model says these, one after the other, and what it was prompted with."""
+
+    def make(*speech):
+        (tmp_path / "tools.py").write_text(TOOLS)
+        talk = make_talk(tools=Tools(tmp_path / "tools.py"))
+        talk.encoder = ChatEncoder(tokenizer, unwritten="text")
+        prompts, waiting = [], iter(speech)
+
+        def speak(prompt, turn, out):
+            prompts.append(tokenizer.decode(prompt))
+            words = next(waiting)
+            out.write(words)
+            return words
+
+        monkeypatch.setattr(talk, "_speak", speak)
+        monkeypatch.setattr("pipeline.lm.model.positions_of", lambda config: None)
+        return talk, prompts
+
+    return make
+
+
+def test_a_tool_is_called_and_the_model_goes_on_with_what_it_gives(with_tools, tmp_path):
+    call = '<tool_call>[{"name": "area", "arguments": {"width": 3, "height": 2}}]</tool_call>'
+    talk, prompts = with_tools(f"Let me see. {call}", "It is 6.", "Gladly.")
+    out = said(talk, "How large is it?", "Thanks", f"/save {tmp_path / 'rows.jsonl'}")
+    assert '(area {"width": 3, "height": 2} gives 6)' in out and "It is 6." in out
+    assert [message["role"] for message in talk.messages] == ["user", "assistant", "tool", "assistant"] + [
+        "user",
+        "assistant",
+    ]
+    assert talk.messages[1]["content"] == "Let me see." and talk.messages[2]["content"] == "6"
+    assert "in metres" in prompts[0] and "_hidden" not in prompts[0]
+    assert "<tool_response>6" in prompts[1]
+    [row] = sources.conversations(Chat(path=str(tmp_path / "rows.jsonl")), [])
+    assert len(row.messages) == 6 and row.tools[0]["function"]["name"] == "area"
+    assert talk.take_back() == "Thanks" and len(talk.messages) == 4
+    assert talk.take_back() == "How large is it?" and not talk.messages, "an exchange with its calls is one"
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ('{"name": "area", "arguments": {"side": 3}}', "error: area takes other arguments"),
+        ('{"name": "volume", "arguments": {}}', "error: there is no tool volume, only area, fails"),
+        ('{"name": "fails", "arguments": {"why": "no disk"}}', "error: ValueError: no disk"),
+        ('{"name": "_hidden", "arguments": {}}', "error: there is no tool _hidden"),
+    ],
+)
+def test_a_call_that_cannot_be_made_is_news_for_the_model(with_tools, call, told):
+    talk, prompts = with_tools(call, "I see.")
+    assert told in said(talk, "Do it") and told[:20] in prompts[1]
+
+
+def test_calls_without_end_are_ended(with_tools):
+    talk, prompts = with_tools(*['{"name": "area", "arguments": {"width": 1}}'] * 20)
+    assert f"no more calls: {chat.ROUNDS} rounds" in said(talk, "Go on")
+    assert len(prompts) == chat.ROUNDS and talk.messages[-1]["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "No such file"),
+        ("x = 1", "defines no function"),
+        ("1 / 0", "cannot be run: ZeroDivisionError"),
+        ("def f(a):\n    return a\n", "f cannot be described to a model"),
+    ],
+)
+def test_a_file_that_offers_no_tools_is_refused(tmp_path, content, named):
+    if content is not None:
+        (tmp_path / "t.py").write_text(content)
+    with pytest.raises(UserError, match=f"--tools: .*t.py(.|\n)*{named}"):
+        Tools(tmp_path / "t.py")
 
 
 def test_quit_ends_and_other_commands_explain(make_talk):

@@ -56,7 +56,7 @@ FROZEN = {
     "transcribe": (["run", "clips"], []),
     "vary": (["run", "design", "out"], ["--count", "--seed", "--strength"]),
     "blend": (["run", "first", "second", "out"], ["--count"]),
-    "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--system", "--seed"]),
+    "chat": (["run"], ["--max-new-tokens", "--temperature", "--top-p", "--tools", "--system", "--seed"]),
 }
 
 
