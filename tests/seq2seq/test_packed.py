@@ -9,6 +9,7 @@ from recipes.seq2seq.groups import PairedTexts, padded
 from recipes.seq2seq.model import TokenNats, check_apart
 from recipes.seq2seq.packed import ALONE, PackedPairs, collated, of_texts, packed, places
 from recipes.seq2seq.spans import CorruptedTexts, both_sides
+from tests.exhaustive import exhaustive
 from tests.seq2seq.cases import CONFIGS, MARIAN, tiny, write_ids
 
 CONFIGS_BESIDE = {
@@ -122,3 +123,23 @@ def test_corrupted_texts_are_packed_by_what_is_left_of_them(texts):
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(*made, strict=True)), "other gaps each epoch"
     rows = PackedPairs(split.lengths, split.pair, 24, 4, (0, 0), 3)
     assert sum(len(pairs_in(rows.item(index))) for index in range(rows.length)) == 120
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # of torch's own import
+@pytest.mark.parametrize("architecture", [exhaustive("t5"), exhaustive("marian")])
+def test_a_compiled_net_gives_the_same_and_is_compiled_once(texts, architecture):
+    """Catches positions that a compiled graph keeps from the first batch, and batches of many shapes."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    split = rows_of(texts)
+    nets = [TokenNats(tiny(architecture).requires_grad_(True), 0, 0).eval() for _ in range(2)]
+    nets[1].compile()
+    for index in range(3):
+        batch = collated([split.item(index)])
+        sides = [batch[name] for name in ("source", "target", "source_pairs", "target_pairs")]
+        plain, compiled = (net(*sides)[0] for net in nets)
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
+        compiled.sum().backward()
+    assert counters["frames"]["ok"] == counters["frames"]["total"] and counters["stats"]["unique_graphs"] < 12
