@@ -102,7 +102,7 @@ def first_recipe_of(family: str) -> Callable[[str], str] | None:
     Raises:
         UserError: the family is begun with a model, or writes none.
     """
-    if not any(RECIPES.glob(f"{family}/*.yaml")) or not family.isidentifier():
+    if not family.isidentifier() or not any(RECIPES.glob(f"{family}/*.yaml")):  # a model's path is no pattern
         return None
     found = getattr(importlib.import_module(f"recipes.{family}"), "first_recipe", None)
     if found is None:

@@ -86,7 +86,8 @@ def test_what_cannot_be_begun_is_said(tmp_path):
         first_recipe_of("seq2seq")(str(tmp_path / "one.jsonl"))
     with pytest.raises(UserError, match="headwater init has no first recipe for design"):
         first_recipe_of("design")
-    assert first_recipe_of("meta-llama/Llama-3.2-1B") is None and first_recipe_of("no such family") is None
+    for model in ("meta-llama/Llama-3.2-1B", "no such family", str(tmp_path), "..", "common"):
+        assert first_recipe_of(model) is None, model
 
 
 def test_a_table_of_pictures_is_known_by_its_columns(tmp_path):
