@@ -89,9 +89,9 @@ def drawn_afresh(family: str, directory: Path) -> "np.ndarray":
     """
     import numpy as np
 
-    file = getattr(importlib.import_module(f"recipes.{family}.exported"), "FILE", None)
-    if file:
-        return drawn_alone(directory, file)
+    published = getattr(importlib.import_module(f"recipes.{family}.exported"), "FILE", None)
+    if published:
+        return drawn_alone(directory, published)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pictures.npy"
         done = run_afresh("recipes.common.draw_export", family, directory, file)

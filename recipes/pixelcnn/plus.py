@@ -1,8 +1,7 @@
 """PixelCNN++ (arXiv:1701.05517, figure 2): residual blocks down to coarser resolutions and up again, with short cuts.
 
 The first stream sees all rows above a pixel, the second also what is left of it in its row, and the first stream. No
-kernel reaches down or to the right. Widening repeats no pixel of a neighbour: each coarse pixel becomes two by two,
-where the paper's kernel reaches one further to each side.
+kernel reaches down or to the right. On the way up each coarse pixel becomes two by two, of no neighbour.
 
 B pictures, C channels, F feature maps, P numbers a pixel, S pixels a side, L levels of resolution.
 """

@@ -49,7 +49,6 @@ class PackedPairs:
         self.members = np.argsort(row_of, kind="stable")
         self.begins = np.concatenate([[0], np.bincount(row_of).cumsum()])
         self.length = -(-(len(self.begins) - 1) // rows)
-        self.fill = lengths.sum(0) / (len(self.begins) - 1) / length
         self._order = Order(seed, self.length * rows)
 
     def item(self, index: int) -> dict[str, np.ndarray]:
@@ -129,12 +128,10 @@ def masks(source_BL: "Tensor", target_BL: "Tensor") -> "tuple[Tensor, Tensor, Te
 
     From pairs of the tokens. Padding sees something, for a row of a softmax without anything is no number.
     """
-    import torch
-
     same = source_BL[:, :, None] == source_BL[:, None]
     own = (target_BL[:, :, None] == target_BL[:, None]).tril()
     across = (target_BL[:, :, None] == source_BL[:, None]) | (target_BL == ALONE)[:, :, None]
-    return same[:, None], own[:, None], across[:, None].expand(-1, -1, -1, source_BL.shape[1]).to(torch.bool)
+    return same[:, None], own[:, None], across[:, None]
 
 
 class Positions:

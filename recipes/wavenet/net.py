@@ -35,9 +35,8 @@ class MuLaw(nn.Module):
         values = np.arange(-FULL_SCALE, FULL_SCALE)
         codes = mu_law(torch.from_numpy(values)).numpy()
         counts = np.bincount(codes, minlength=256)
-        self.middles = np.round(np.bincount(codes, values) / counts).astype(np.int64)
+        self.samples = np.round(np.bincount(codes, values) / counts).astype(np.int64)
         # torch.tensor, not from_numpy: a net that is made without memory has none here either.
-        self.register_buffer("samples", torch.tensor(self.middles), persistent=False)
         self.register_buffer(
             "log_counts", torch.tensor(np.log(counts), dtype=torch.float32), persistent=False
         )
@@ -54,7 +53,7 @@ class MuLaw(nn.Module):
         """Samples int64 (B,) by the inverse of the distribution function: of a code, the mean of its samples."""
         sums_BP = np.exp(numbers_BP - numbers_BP.max(1, keepdims=True)).cumsum(1, np.float64)
         reached = sums_BP <= uniform_B2[:, :1] * sums_BP[:, -1:]
-        return self.middles[np.minimum(reached.sum(1), 255)]
+        return self.samples[np.minimum(reached.sum(1), 255)]
 
 
 class LogisticMixture(nn.Module):

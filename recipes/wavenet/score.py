@@ -66,5 +66,5 @@ def _unit(wave_T: np.ndarray) -> "Tensor":
     return torch.from_numpy(wave_T.astype(np.float64) / FULL_SCALE)[None]
 
 
-def _coded(clip_T: np.ndarray, samples: "Tensor") -> np.ndarray:
-    return samples[mu_law(torch.from_numpy(clip_T.astype(np.int64)))].numpy().astype(np.int16)
+def _coded(clip_T: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    return samples[mu_law(torch.from_numpy(clip_T.astype(np.int64))).numpy()].astype(np.int16)

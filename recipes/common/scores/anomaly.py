@@ -6,6 +6,7 @@ simple it is (arXiv:1909.11480, Equation 2). What was never seen is a class that
 """
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from pipeline.run.errors import UserError
@@ -29,7 +30,7 @@ def check_unseen(config: Any) -> None:
         try:
             check_images(images_of(config.data, config.anomaly.other))
         except UserError as error:
-            raise UserError(str(error).replace("data.", "anomaly.other.")) from None
+            raise UserError(re.sub(r"(?<![\w/.-])data\.", "anomaly.other.", str(error))) from None
     elif config.data.left_out_class is None:
         raise UserError(
             "anomaly needs pictures that training never saw\n"
